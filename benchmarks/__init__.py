@@ -1,0 +1,1 @@
+"""Speed and memory of losskit against PyTorch, reported only for values and gradients that were checked first."""

@@ -1,0 +1,367 @@
+"""The one registry of workloads: what is computed, on what data, by whom, and the figures that losskit has to reach.
+
+A. A *workload* names a shape and builds a *problem* from it: seeded inputs, the function of torch.nn.functional and the
+   function of losskit. Nothing here runs or times anything.
+B. Every workload has a `small_shape` of the same structure. Tests check it; the memory measurement warms up with it.
+C. A *target* is one promise about one figure. Missing it is reported and is no error; a wrong value is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import losskit.functional
+
+Loss = Callable[..., Tensor]
+
+Figure = Literal["speed_up", "time_ratio", "peak_memory", "value_error_gain", "error_ratio", "loss_share", "seconds"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One promise.
+
+    speed_up: time of `than` / time of `peer`, at least.   time_ratio: time of `peer` / time of `than`, at most.
+    peak_memory: extra peak of `peer` in multiples of the loss's input, at most.
+    value_error_gain: error of the value of `than` / of `peer`, at least.
+    error_ratio: error of `peer` / error of `than`, the largest over the value and the gradient's parts, at most.
+    loss_share: time inside the loss / time of the step of `peer`, at most.   seconds: median duration, at most.
+    """
+
+    figure: Figure
+    limit: float
+    peer: str = "losskit"
+    than: str = "eager"
+
+    @property
+    def at_least(self) -> bool:
+        return self.figure in ("speed_up", "value_error_gain")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One loss on its data: `function(produce(*inputs), *constants, **options)`, function being eager or losskit."""
+
+    inputs: Mapping[str, Tensor]
+    """The tensors that receive a gradient, by name."""
+    constants: tuple[Tensor, ...]
+    eager: Loss
+    losskit: Loss
+    options: Mapping[str, Any] = field(default_factory=dict)
+    produce: Loss | None = None
+    """Makes the loss's input from `inputs`; None where the one input goes in as it is."""
+    grad_outputs: tuple[Tensor | None, Tensor] = (None, torch.tensor(-0.375))
+    """The upstream gradient of the timed call, and another one for the check. -0.375 is exact in every dtype."""
+    class_target: Tensor | None = None
+    """Class indices: the gradient's target column (dimension 1) is then judged apart from the other columns."""
+    needs_grad: bool = True
+
+    @property
+    def loss_input_bytes(self) -> int:
+        """Size of the loss's input: the unit of the memory figures."""
+        if self.produce is None:
+            return next(iter(self.inputs.values())).nbytes
+        with torch.no_grad():
+            return self.produce(*self.inputs.values()).nbytes
+
+
+@dataclass(frozen=True)
+class Workload:
+    name: str
+    description: str
+    build: Callable[[tuple[int, ...], int], Problem]
+    shape: tuple[int, ...]
+    small_shape: tuple[int, ...]
+    peers: tuple[str, ...]
+    targets: tuple[Target, ...] = ()
+    measure_memory: bool = False
+
+
+@dataclass(frozen=True)
+class PackageWorkload:
+    """A duration of the package itself: it has no peer and nothing to check."""
+
+    name: str
+    description: str
+    kind: Literal["import", "build"]
+    targets: tuple[Target, ...]
+
+
+NO_WORSE_ERROR = Target("error_ratio", 1.0)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# cross entropy and NLL ------------------------------------------------------------------------------------------------
+
+
+def build_cross_entropy(
+    shape: tuple[int, ...], seed: int, *, dtype: torch.dtype = torch.float32, needs_grad: bool = True
+) -> Problem:
+    """Normal logits (N, C, d1, ...) and uniform class indices (N, d1, ...)."""
+    random = generator(seed)
+    target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=random)
+    return Problem(
+        inputs={"logits": torch.randn(shape, generator=random).to(dtype)},
+        constants=(target,),
+        eager=F.cross_entropy,
+        losskit=losskit.functional.cross_entropy,
+        class_target=target,
+        needs_grad=needs_grad,
+    )
+
+
+def build_cross_entropy_bfloat16(shape: tuple[int, ...], seed: int) -> Problem:
+    return build_cross_entropy(shape, seed, dtype=torch.bfloat16)
+
+
+def build_cross_entropy_no_grad(shape: tuple[int, ...], seed: int) -> Problem:
+    return build_cross_entropy(shape, seed, needs_grad=False)
+
+
+def build_label_smoothing(shape: tuple[int, ...], seed: int) -> Problem:
+    problem = build_cross_entropy(shape, seed)
+    return replace(problem, options={"label_smoothing": 0.1})
+
+
+def build_class_weights(shape: tuple[int, ...], seed: int) -> Problem:
+    """Weights between 0.5 and 1.5, and one row in ten ignored."""
+    problem = build_cross_entropy(shape, seed)
+    random = generator(seed + 1)
+    weight = 0.5 + torch.rand(shape[1], generator=random)
+    (target,) = problem.constants
+    ignored = torch.rand(target.shape, generator=random) < 0.1
+    # An ignored row has no target column; class 0 stands in for it when the gradient is split, its gradient being zero.
+    return replace(
+        problem,
+        constants=(target.masked_fill(ignored, -100),),
+        options={"weight": weight},
+        class_target=target.masked_fill(ignored, 0),
+    )
+
+
+def build_probabilities(shape: tuple[int, ...], seed: int) -> Problem:
+    problem = build_cross_entropy(shape, seed)
+    probabilities = torch.randn(shape, generator=generator(seed + 1)).softmax(1)
+    return replace(problem, constants=(probabilities,), class_target=None)
+
+
+def build_nll(shape: tuple[int, ...], seed: int) -> Problem:
+    problem = build_cross_entropy(shape, seed)
+    return replace(
+        problem,
+        inputs={"log_probs": problem.inputs["logits"].log_softmax(1)},
+        eager=F.nll_loss,
+        losskit=losskit.functional.nll_loss,
+    )
+
+
+def multiply(hidden: Tensor, projection: Tensor) -> Tensor:
+    """The output layer of a language model without its bias: (N, D), (C, D) -> logits (N, C)."""
+    return hidden @ projection.T
+
+
+def build_full_step(shape: tuple[int, ...], seed: int) -> Problem:
+    rows, width, classes = shape
+    random = generator(seed)
+    return Problem(
+        inputs={
+            "hidden": torch.randn(rows, width, generator=random),
+            "projection": torch.randn(classes, width, generator=random) * width**-0.5,
+        },
+        constants=(torch.randint(classes, (rows,), generator=random),),
+        eager=F.cross_entropy,
+        losskit=losskit.functional.cross_entropy,
+        produce=multiply,
+    )
+
+
+# pointwise ------------------------------------------------------------------------------------------------------------
+
+
+def pointwise_builder(
+    eager: Loss, ours: Loss, domain: str, reduction: str
+) -> Callable[[tuple[int, ...], int], Problem]:
+    """Normal input, its sigmoid for the domain "probability"; a normal target, one uniform in [0, 1) for the BCEs."""
+
+    def build(shape: tuple[int, ...], seed: int) -> Problem:
+        random = generator(seed)
+        values = torch.randn(shape, generator=random)
+        target = torch.randn(shape, generator=random) if domain == "real" else torch.rand(shape, generator=random)
+        scalar = (None, torch.tensor(-0.375))
+        uneven = (torch.rand(shape, generator=random), torch.randn(shape, generator=random))
+        return Problem(
+            inputs={"input": values.sigmoid() if domain == "probability" else values},
+            constants=(target,),
+            eager=eager,
+            losskit=ours,
+            options={} if reduction == "mean" else {"reduction": reduction},
+            grad_outputs=uneven if reduction == "none" else scalar,
+        )
+
+    return build
+
+
+POINTWISE: tuple[tuple[str, Loss, Loss, str, float], ...] = (
+    ("mse", F.mse_loss, losskit.functional.mse_loss, "real", 12),
+    ("l1", F.l1_loss, losskit.functional.l1_loss, "real", 14),
+    ("smooth_l1", F.smooth_l1_loss, losskit.functional.smooth_l1_loss, "real", 10),
+    ("huber", F.huber_loss, losskit.functional.huber_loss, "real", 10),
+    ("bce", F.binary_cross_entropy, losskit.functional.binary_cross_entropy, "probability", 18),
+    (
+        "bce_with_logits",
+        F.binary_cross_entropy_with_logits,
+        losskit.functional.binary_cross_entropy_with_logits,
+        "logit",
+        22,
+    ),
+)
+
+
+def pointwise_workloads() -> list[Workload]:
+    found = []
+    for name, eager, ours, domain, speed_up in POINTWISE:
+        for size, label, reduction in (
+            (10**7, "1e7", "mean"),
+            (10**7, "1e7", "none"),
+            (10**5, "1e5", "mean"),
+            (10**3, "1e3", "mean"),
+        ):
+            large = size == 10**7
+            wanted = 1.0 if not large else speed_up if reduction == "mean" else 4.0
+            compiled = ("compile",) if large and reduction == "mean" else ()
+            found.append(
+                Workload(
+                    name=f"{name}_{label}_{reduction}",
+                    description=f"{eager.__name__}, {size:,} float32 elements, reduction {reduction!r}",
+                    build=pointwise_builder(eager, ours, domain, reduction),
+                    shape=(size,),
+                    small_shape=(min(size, 1009),),
+                    peers=("losskit", "eager", *compiled, *(("copy",) if large else ())),
+                    targets=(Target("speed_up", wanted), NO_WORSE_ERROR),
+                    measure_memory=large,
+                )
+            )
+    return found
+
+
+def small_cross_entropy(rows: int, classes: int, limit: float) -> Workload:
+    return Workload(
+        name=f"cross_entropy_{rows}x{classes}",
+        description=f"cross entropy {rows}x{classes} float32: the cost of a call",
+        build=build_cross_entropy,
+        shape=(rows, classes),
+        small_shape=(rows, classes),
+        peers=("losskit", "eager"),
+        targets=(Target("time_ratio", limit), NO_WORSE_ERROR),
+    )
+
+
+WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
+    Workload(
+        name="cross_entropy_vocab",
+        description="cross entropy 2048x32000 float32, a language model's vocabulary",
+        build=build_cross_entropy,
+        shape=(2048, 32000),
+        small_shape=(7, 507),
+        peers=("losskit", "inplace", "eager", "compile", "copy"),
+        targets=(
+            Target("speed_up", 14),
+            Target("speed_up", 6, than="compile"),
+            Target("time_ratio", 1.4, than="copy"),
+            Target("speed_up", 18, peer="inplace"),
+            Target("peak_memory", 1.1),
+            Target("peak_memory", 0.1, peer="inplace"),
+            NO_WORSE_ERROR,
+        ),
+        measure_memory=True,
+    ),
+    Workload(
+        name="cross_entropy_vocab_bfloat16",
+        description="the same in bfloat16; float32_out asks for out_dtype=torch.float32",
+        build=build_cross_entropy_bfloat16,
+        shape=(2048, 32000),
+        small_shape=(7, 507),
+        peers=("losskit", "float32_out", "eager", "compile", "copy"),
+        targets=(
+            Target("speed_up", 8),
+            Target("value_error_gain", 1e4, peer="float32_out"),
+            NO_WORSE_ERROR,
+        ),
+        measure_memory=True,
+    ),
+    Workload(
+        name="cross_entropy_segmentation",
+        description="cross entropy 8x21x512x512 float32, a segmentation map",
+        build=build_cross_entropy,
+        shape=(8, 21, 512, 512),
+        small_shape=(2, 21, 9, 7),
+        peers=("losskit", "eager", "compile", "copy"),
+        targets=(Target("speed_up", 14), NO_WORSE_ERROR),
+        measure_memory=True,
+    ),
+    Workload(
+        name="cross_entropy_1000000x10",
+        description="cross entropy 1,000,000x10 float32, many rows of few classes",
+        build=build_cross_entropy,
+        shape=(1_000_000, 10),
+        small_shape=(1023, 10),
+        peers=("losskit", "eager", "compile", "copy"),
+        targets=(Target("speed_up", 18), NO_WORSE_ERROR),
+        measure_memory=True,
+    ),
+    Workload(
+        name="full_step",
+        description="h@W.T -> cross entropy -> backward, 2048x512, 32000 classes; products: without the loss",
+        build=build_full_step,
+        shape=(2048, 512, 32000),
+        small_shape=(7, 16, 61),
+        peers=("losskit", "inplace", "eager", "products"),
+        targets=(Target("speed_up", 1.6), Target("loss_share", 0.03), NO_WORSE_ERROR),
+        measure_memory=True,
+    ),
+    small_cross_entropy(4, 10, 0.85),
+    small_cross_entropy(64, 10, 0.85),
+    small_cross_entropy(128, 100, 0.8),
+    Workload(
+        name="cross_entropy_4x10_no_grad",
+        description="cross entropy 4x10 float32 on logits that need no gradient: forward only",
+        build=build_cross_entropy_no_grad,
+        shape=(4, 10),
+        small_shape=(4, 10),
+        peers=("losskit", "eager"),
+        targets=(Target("time_ratio", 0.5), NO_WORSE_ERROR),
+    ),
+    *(
+        Workload(
+            name=name,
+            description=description,
+            build=build,
+            shape=(4096, 1000),
+            small_shape=(63, 11),
+            peers=("losskit", "eager", "copy"),
+            targets=(NO_WORSE_ERROR,),
+        )
+        for name, description, build in (
+            ("cross_entropy_smoothing", "cross entropy 4096x1000, label_smoothing=0.1", build_label_smoothing),
+            ("cross_entropy_weight", "cross entropy 4096x1000, class weights, a tenth ignored", build_class_weights),
+            ("cross_entropy_probabilities", "cross entropy 4096x1000, targets are probabilities", build_probabilities),
+            ("nll", "nll_loss 4096x1000 on log-probabilities", build_nll),
+        )
+    ),
+    *pointwise_workloads(),
+    PackageWorkload(
+        "import", "import losskit after import torch, in a new process", "import", (Target("seconds", 0.050),)
+    ),
+    PackageWorkload(
+        "build", "pip install . in an isolated build (only with --build)", "build", (Target("seconds", 60.0),)
+    ),
+)

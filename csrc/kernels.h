@@ -1,0 +1,86 @@
+// What the kernels of one instruction set offer to the bindings. Plain data, no templates: see isa.h.
+#pragma once
+
+#include <cstdint>
+
+namespace losskit {
+
+enum class DType : int { float32 = 0, bfloat16 = 1, float16 = 2, float64 = 3, int64 = 4, uint8 = 5, boolean = 6, other = 7 };
+
+enum class Pointwise : int { l1 = 0, mse = 1, smooth_l1 = 2, huber = 3, bce = 4, bce_with_logits = 5 };
+
+// Elements per partial sum. Fixed, so that the result does not depend on the number of threads.
+constexpr int64_t kPointwiseChunk = 16384;
+
+struct PointwiseArgs {
+    Pointwise loss;
+    DType dtype;
+    const void* input;
+    const void* target;
+    // Optional, one per element.
+    const float* weight;
+    const uint8_t* mask;
+    const float* pos_weight;
+    // beta or delta.
+    float parameter;
+    int64_t n;
+    // Each gets what it is for where it is not null: the loss of each element, the sums of the losses of each chunk, the
+    // gradient times `scale` times the element of grad_output.
+    void* loss_out;
+    DType loss_dtype;
+    double* partial;
+    void* grad;
+    float scale;
+    const void* grad_output;
+    DType grad_output_dtype;
+    int threads;
+    // Set where a value that must lie in [0, 1] does not.
+    int* outside;
+};
+
+enum class Targets : int { indices = 0, probabilities = 1 };
+
+struct ClassArgs {
+    DType dtype;
+    const void* input;
+    // Samples are outer * inner. inner == 1: `outer` rows of `classes`; else (outer, classes, inner).
+    int64_t outer, classes, inner;
+    Targets kind;
+    // int64 or uint8 indices, one per sample, or probabilities laid out as the input.
+    const void* target;
+    DType target_dtype;
+    int64_t ignore_index;
+    float label_smoothing;
+    // Optional: per class; per sample; per sample.
+    const float* weight;
+    const float* row_weight;
+    const uint8_t* row_mask;
+    void* loss_out;
+    DType loss_dtype;
+    double* partial;
+    void* grad;
+    float scale;
+    const void* grad_output;
+    DType grad_output_dtype;
+    int threads;
+};
+
+struct Kernels {
+    const char* name;
+    void (*pointwise)(const PointwiseArgs&);
+    // The number of partial sums that `softmax` and `nll` fill.
+    int64_t (*class_chunks)(const ClassArgs&);
+    // The sum of what the targets add to the divisor of the mean; false where an index that counts is out of range.
+    bool (*count_targets)(const ClassArgs&, double* total);
+    void (*softmax)(const ClassArgs&);
+    void (*nll)(const ClassArgs&);
+    void (*scale)(void* data, DType, int64_t n, float factor, int threads);
+};
+
+extern const Kernels kernels_baseline;
+#ifdef LOSSKIT_X86
+extern const Kernels kernels_v3;
+extern const Kernels kernels_v4;
+#endif
+
+}  // namespace losskit

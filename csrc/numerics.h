@@ -1,0 +1,131 @@
+// Elementary functions and number formats, branch-free so that `omp simd` loops vectorise them on every instruction set:
+// both sides of a choice are computed before it, and conditions are joined by & and not by &&.
+//
+// A. exp for x <= 0, relative error below 2 ulp.
+// B. log for x >= 0 and log1p for -1 <= y <= 1, relative error below 2 ulp.
+// C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
+//
+// The coefficients are minimax fits of the named remainders. Do not compile with -ffast-math: it folds the rounding
+// trick in A and the compensation in B away.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "isa.h"
+
+namespace losskit::LOSSKIT_ISA {
+namespace {
+
+LOSSKIT_INLINE float float_of(uint32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+LOSSKIT_INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kNaN = __builtin_nanf("");
+
+// A. exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2.
+LOSSKIT_INLINE float exp_nonpositive(float x) {
+    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits; a libm rintf does not vectorise on baseline x86-64.
+    constexpr float kMagic = 12582912.0f;
+    float shifted = x * 1.44269504f + kMagic;
+    float n = shifted - kMagic;
+    // ln 2 in two parts, the first with few bits, so that n * kHigh is exact.
+    constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
+    float r = (x - n * kHigh) - n * kLow;
+    // (exp(r) - 1 - r) / r^2
+    float p = 0.0013814598649f;
+    p = p * r + 0.0083687168797f;
+    p = p * r + 0.041668388045f;
+    p = p * r + 0.16666520632f;
+    p = p * r + 0.49999993448f;
+    float y = (p * (r * r) + r) + 1.0f;
+    float result = float_of(bits_of(y) + ((bits_of(shifted) - bits_of(kMagic)) << 23));
+    // Below the smallest normal number: 0. A comparison with NaN is false, so NaN stays.
+    return x < -87.33654f ? 0.0f : result;
+}
+
+// B. log(x) = e * ln 2 + log(m), m in [sqrt(1/2), sqrt(2)).
+LOSSKIT_INLINE float log_nonnegative(float x) {
+    bool denormal = x < 1.17549435e-38f;
+    float scaled = x * 8388608.0f;
+    uint32_t bits = bits_of(denormal ? scaled : x);
+    int32_t exponent = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+    float f = float_of(bits - (static_cast<uint32_t>(exponent) << 23)) - 1.0f;
+    int32_t shift = denormal ? 23 : 0;
+    float e = static_cast<float>(exponent - shift);
+    // (log(1 + f) - f + f^2 / 2) / f^3
+    float p = 0.067466339475f;
+    p = p * f - 0.11675645522f;
+    p = p * f + 0.11888161726f;
+    p = p * f - 0.12405589931f;
+    p = p * f + 0.14219552581f;
+    p = p * f - 0.16667995806f;
+    p = p * f + 0.20002118646f;
+    p = p * f - 0.250000096f;
+    p = p * f + 0.33333312604f;
+    float square = f * f;
+    float tail = p * (square * f) + e * -2.12194440e-4f - 0.5f * square;
+    float result = (tail + f) + e * 0.693359375f;
+    result = x == 0.0f ? -kInfinity : result;
+    return x < kInfinity ? result : x;
+}
+
+// log(1 + y) = log(u) + (y - (u - 1)) / u with u = 1 + y rounded: the quotient gives back what the rounding took.
+LOSSKIT_INLINE float log1p_unit(float y) {
+    float u = 1.0f + y;
+    float lost = y - (u - 1.0f);
+    float result = log_nonnegative(u) + lost / u;
+    return u == 0.0f ? -kInfinity : result;
+}
+
+// C.
+// Enumerations and not structures: those do not vectorise.
+enum class bfloat16 : uint16_t {};
+enum class float16 : uint16_t {};
+
+LOSSKIT_INLINE float load(float value) { return value; }
+
+LOSSKIT_INLINE float load(bfloat16 value) { return float_of(static_cast<uint32_t>(value) << 16); }
+
+LOSSKIT_INLINE float load(float16 value) {
+    uint32_t half = static_cast<uint32_t>(value);
+    uint32_t magnitude = half & 0x7fffu;
+    // The exponent of float16 read as one of float32 is too small by 112; multiplying mends it for denormals too.
+    uint32_t bits = bits_of(float_of(magnitude << 13) * 0x1p112f);
+    bits = magnitude >= 0x7c00u ? bits | 0x7f800000u : bits;
+    return float_of(bits | (half & 0x8000u) << 16);
+}
+
+LOSSKIT_INLINE void store(float* out, float value) { *out = value; }
+
+LOSSKIT_INLINE void store(bfloat16* out, float value) {
+    uint32_t bits = bits_of(value);
+    uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    rounded = value == value ? rounded : 0x7fc0u;
+    *out = static_cast<bfloat16>(static_cast<uint16_t>(rounded));
+}
+
+LOSSKIT_INLINE void store(float16* out, float value) {
+    uint32_t bits = bits_of(value);
+    uint32_t sign = (bits >> 16) & 0x8000u;
+    uint32_t magnitude = bits & 0x7fffffffu;
+    uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
+    // Below 2^-14 the numbers lie 2^-24 apart, as they do around 0.5 in float32: adding 0.5 rounds.
+    uint32_t denormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
+    uint32_t result = magnitude < 0x38800000u ? denormal : normal;
+    result = magnitude >= 0x477ff000u ? 0x7c00u : result;
+    result = magnitude > 0x7f800000u ? 0x7e00u : result;
+    *out = static_cast<float16>(static_cast<uint16_t>(result | sign));
+}
+
+}  // namespace
+}  // namespace losskit::LOSSKIT_ISA

@@ -1,0 +1,40 @@
+"""losskit: the loss functions of `torch.nn`, the same calls, many times faster, checked and explained."""
+
+from losskit import functional
+from losskit.core.dispatch import Dispatch, explain_dispatch
+from losskit.errors import LosskitError
+from losskit.memory import empty_cache, memory_stats, set_cache_limit, tune_malloc
+from losskit.modules import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
+from losskit.replace import replace_torch_losses
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "Dispatch",
+    "HuberLoss",
+    "L1Loss",
+    "LosskitError",
+    "MSELoss",
+    "NLLLoss",
+    "SmoothL1Loss",
+    "__version__",
+    "empty_cache",
+    "explain_dispatch",
+    "functional",
+    "memory_stats",
+    "replace_torch_losses",
+    "set_cache_limit",
+    "tune_malloc",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,49 @@
+"""`losskit COMMAND …`: reads the command line, runs the command, turns errors into one sentence and an exit status.
+
+Exit status 0 is success; 1 a difference that `train --compare-torch` found; 2 a wrong option, missing data or an
+output folder that cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+import losskit
+from losskit.cli import info, train
+from losskit.errors import LosskitError
+
+__all__ = ["main"]
+
+Command = Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv`, by default the program's own; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    run: Command = arguments.run
+    try:
+        return run(arguments)
+    except LosskitError as error:
+        print(f"losskit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("losskit: stopped.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="losskit",
+        description="The loss functions of torch.nn, fused, checked and explained. This command trains a network "
+        "with them and tells what runs on this machine.",
+        epilog="losskit COMMAND --help tells the options of a command.",
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"losskit {losskit.__version__} (torch {torch.__version__})"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    train.add_command(commands)
+    info.add_command(commands)
+    return parser

@@ -1,0 +1,110 @@
+"""Which backend runs a call, and why."""
+
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+from losskit.errors import BackendError, LosskitValueError
+
+BACKENDS = ("auto", "reference", "cpu", "triton")
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """The backend that ran a call and the reason for it."""
+
+    backend: str
+    reason: str
+
+
+def is_plain(*tensors: Tensor | None) -> bool:
+    """Whether the values of these tensors can be read now: no tracing, no transform, no fake or meta tensor."""
+    return obstacle(*tensors) is None
+
+
+def obstacle(*tensors: Tensor | None) -> str | None:
+    """Why a kernel that reads memory cannot run on these tensors, or None."""
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing"
+    state = _mode()
+    if state is not None:
+        return state
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor and type(tensor) is not Parameter:
+            return f"{type(tensor).__name__} is a subclass of Tensor"
+        if tensor.device.type != "cpu":
+            return f"a tensor is on {tensor.device}"
+        if tensor.layout != torch.strided:
+            return f"a tensor has the layout {tensor.layout}"
+        if tensor.is_neg() or tensor.is_conj():
+            return "a tensor is a lazy negative or conjugate view"
+    return None
+
+
+def _mode() -> str | None:
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "a torch.func transform is active"
+    if forward_ad._current_level >= 0:
+        return "forward-mode AD is active"
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a torch dispatch mode is active"
+    if torch._C._len_torch_function_stack() > 0:
+        return "a torch function mode is active"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace is tracing"
+    return None
+
+
+def named_backend_error(function: str, backend: str, reason: str) -> BackendError:
+    return BackendError(f"{function}: backend={backend!r} cannot run this call: {reason}. backend='auto' can.")
+
+
+# How many explain_dispatch calls run now, in any thread: the one thing that a call has to look at when nobody asks.
+watchers = 0
+_watch = threading.local()
+
+
+def note(backend: str, reason: str) -> None:
+    """Say what runs the present call, to whoever asked in this thread."""
+    if watchers and not torch.compiler.is_compiling() and hasattr(_watch, "seen"):
+        _watch.seen.append(Dispatch(backend, reason))
+
+
+def explain_dispatch(function: Any, *args: Any, **kwargs: Any) -> Dispatch:
+    """Run a losskit function or module and say which backend ran it, and why.
+
+    **Args**: `function`: a function of `losskit.functional` or a loss module; the rest goes to it.
+
+    **Returns**: `Dispatch(backend, reason)`.
+
+    **Raises**: whatever the call raises; `LosskitValueError` where the call runs no loss of losskit.
+
+    **Example**:
+
+    >>> import torch, losskit
+    >>> losskit.explain_dispatch(losskit.functional.mse_loss, torch.ones(3), torch.zeros(3), backend="reference")
+    Dispatch(backend='reference', reason="backend='reference' was asked for")
+    """
+    global watchers
+    before = getattr(_watch, "seen", None)
+    seen: list[Dispatch] = []
+    watchers += 1
+    _watch.seen = seen
+    try:
+        function(*args, **kwargs)
+    finally:
+        watchers -= 1
+        if before is None:
+            del _watch.seen
+        else:
+            _watch.seen = before
+    if not seen:
+        raise LosskitValueError(f"explain_dispatch: {function!r} ran no loss of losskit.")
+    return seen[-1]

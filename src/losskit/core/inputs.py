@@ -1,0 +1,401 @@
+"""Every error that a call can get for its arguments. Each is one sentence: function, argument, expected, got; then a fix."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from losskit.core.dispatch import BACKENDS, is_plain
+from losskit.core.reduction import REDUCTIONS, Options, Reduction
+from losskit.errors import (
+    LosskitIndexError,
+    LosskitRuntimeError,
+    LosskitTypeError,
+    LosskitValueError,
+    UnsupportedDtypeError,
+)
+
+INDEX_DTYPES = (torch.int64, torch.uint8)
+FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def shape_of(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def dtype_of(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def check_tensor(function: str, name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise LosskitTypeError(f"{function}: {name} must be a torch.Tensor, got {type(value).__name__}.")
+
+
+def check_reduction(function: str, reduction: object) -> None:
+    # An int equals no name; a list is not hashable: compare, do not look up.
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise LosskitValueError(f"{function}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
+
+
+def check_choice(function: str, name: str, value: object, choices: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
+        raise LosskitValueError(f"{function}: {name} must be {listed}, got {value!r}.")
+
+
+def check_number(function: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise LosskitTypeError(f"{function}: {name} must be a number, got {type(value).__name__}.")
+
+
+def check_devices(function: str, **tensors: Tensor | None) -> None:
+    """All on the device of the first, a 0-dim tensor excepted where torch takes one from the CPU."""
+    given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
+    first_name, first = given[0]
+    for name, tensor in given[1:]:
+        if tensor.device != first.device:
+            raise LosskitRuntimeError(
+                f"{function}: {name} is on {tensor.device} but {first_name} is on {first.device}: "
+                f"{name}.to({str(first.device)!r})?"
+            )
+
+
+def check_floating(function: str, name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point():
+        fix = "take the loss of .real and .imag" if tensor.is_complex() else f"{name}.float()?"
+        raise UnsupportedDtypeError(f"{function}: {name} must be floating point, got {dtype_of(tensor)}: {fix}")
+
+
+def check_two_tensors(
+    function: str,
+    input: object,
+    target: object,
+    reduction: object,
+    on_empty: object,
+    out_dtype: object,
+    backend: object,
+) -> None:
+    check_tensor(function, "input", input)
+    check_tensor(function, "target", target)
+    check_common_options(function, reduction, on_empty, out_dtype, backend)
+
+
+def check_common_options(
+    function: str, reduction: object, on_empty: object, out_dtype: object, backend: object
+) -> None:
+    check_reduction(function, reduction)
+    check_choice(function, "on_empty", on_empty, ("nan", "zero", "raise"))
+    check_choice(function, "backend", backend, BACKENDS)
+    if out_dtype is not None and out_dtype not in FLOAT_DTYPES:
+        raise LosskitValueError(f"{function}: out_dtype must be a floating dtype or None, got {out_dtype}.")
+
+
+def check_normalizer(function: str, normalizer: object, reduction: str) -> None:
+    if normalizer is None:
+        return
+    if reduction == "none":
+        raise LosskitValueError(f"{function}: normalizer divides a sum, but reduction is 'none'.")
+    if isinstance(normalizer, Tensor):
+        if normalizer.ndim != 0:
+            raise LosskitValueError(
+                f"{function}: normalizer must be a number or a 0-dim tensor, got shape {shape_of(normalizer)}."
+            )
+        if normalizer.is_complex():
+            raise LosskitTypeError(f"{function}: normalizer must be real, got {dtype_of(normalizer)}.")
+        if not is_plain(normalizer):
+            return
+        value = float(normalizer)
+    else:
+        check_number(function, "normalizer", normalizer)
+        value = float(normalizer)  # type: ignore[arg-type]  # check_number has seen that it is a number
+    if not (value > 0 and math.isfinite(value)):
+        raise LosskitValueError(f"{function}: normalizer must be positive and finite, got {value:g}.")
+
+
+def check_mask(function: str, mask: object, shape: torch.Size) -> None:
+    if mask is None:
+        return
+    check_tensor(function, "mask", mask)
+    mask_tensor: Tensor = mask  # type: ignore[assignment]  # check_tensor has seen that it is one
+    if mask_tensor.dtype != torch.bool:
+        raise LosskitTypeError(
+            f"{function}: mask must be bool (True where a value counts), got {dtype_of(mask_tensor)}: mask.bool()?"
+        )
+    check_broadcast(function, "mask", mask_tensor, shape)
+
+
+def check_sample_weight(function: str, weight: object, shape: torch.Size) -> None:
+    if weight is None:
+        return
+    check_tensor(function, "sample_weight", weight)
+    weight_tensor: Tensor = weight  # type: ignore[assignment]  # check_tensor has seen that it is one
+    if weight_tensor.is_complex():
+        raise LosskitTypeError(f"{function}: sample_weight must be real, got {dtype_of(weight_tensor)}.")
+    check_broadcast(function, "sample_weight", weight_tensor, shape)
+
+
+def reduction_for(function: str, options: Options, shape: torch.Size, input: Tensor) -> Reduction:
+    """The reduction of losses of this shape."""
+    sample_weight, mask = options.sample_weight, options.mask
+    check_sample_weight(function, sample_weight, shape)
+    check_mask(function, mask, shape)
+    check_devices(function, input=input, sample_weight=sample_weight, mask=mask)
+    check_normalizer(function, options.normalizer, options.reduction)
+    return Reduction(
+        function=function,
+        name=options.reduction,
+        shape=shape,
+        sample_weight=None if sample_weight is None else sample_weight.expand(shape),
+        mask=None if mask is None else mask.expand(shape),
+        normalizer=options.normalizer,
+        on_empty=options.on_empty,
+    )
+
+
+def check_broadcast(function: str, name: str, tensor: Tensor, shape: torch.Size) -> None:
+    """`tensor` may be expanded to the shape of the unreduced loss, but may not enlarge it."""
+    own = tensor.shape
+    fits = len(own) <= len(shape) and all(
+        size in (1, full) for size, full in zip(reversed(own), reversed(shape), strict=False)
+    )
+    if not fits:
+        raise LosskitRuntimeError(
+            f"{function}: {name} must broadcast to the shape of the unreduced loss, {tuple(shape)}, "
+            f"got shape {shape_of(tensor)}."
+        )
+
+
+
+def is_inexact(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def check_real(function: str, input: Tensor, target: Tensor) -> None:
+    """Not complex, and at least one of them floating point."""
+    if input.is_complex() or not (is_inexact(input) or is_inexact(target)):
+        check_floating(function, "input", input)
+    if target.is_complex():
+        check_floating(function, "target", target)
+
+
+def check_binary(
+    function: str,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: object,
+    on_empty: object,
+    out_dtype: object,
+    backend: object,
+) -> None:
+    check_two_tensors(function, input, target, reduction, on_empty, out_dtype, backend)
+    if weight is not None:
+        check_tensor(function, "weight", weight)
+    check_devices(function, input=input, target=target, weight=weight)
+    check_same_shape(function, input, target)
+
+
+def broadcast_shape(function: str, input: Tensor, target: Tensor) -> torch.Size:
+    """The shape of the unreduced loss. Warns where torch does: shapes that differ are rarely meant."""
+    if input.shape == target.shape:
+        return input.shape
+    try:
+        shape = torch.broadcast_shapes(input.shape, target.shape)
+    except RuntimeError:
+        raise LosskitRuntimeError(
+            f"{function}: target must have the shape of input, {shape_of(input)}, got {shape_of(target)}, "
+            "and the two do not broadcast."
+        ) from None
+    fix = ""
+    if input.numel() == target.numel():
+        fix = f": target.reshape({tuple(input.shape)})?"
+    warnings.warn(
+        f"{function}: target has shape {shape_of(target)} but input has {shape_of(input)}; they broadcast to "
+        f"{tuple(shape)}, {math.prod(shape)} losses for {input.numel()} inputs{fix}",
+        UserWarning,
+        stacklevel=4,
+    )
+    return shape
+
+
+def check_same_shape(function: str, input: Tensor, target: Tensor) -> None:
+    if input.shape != target.shape:
+        fix = f": target.reshape({tuple(input.shape)})?" if input.numel() == target.numel() else "."
+        raise LosskitValueError(
+            f"{function}: target must have the shape of input, {shape_of(input)}, got {shape_of(target)}{fix}"
+        )
+
+
+def check_probabilities(function: str, name: str, values: Tensor, mask: Tensor | None) -> None:
+    """All that count lie in [0, 1]; a NaN does not."""
+    if not is_plain(values, mask):
+        return
+    if mask is not None:
+        values = values[mask]
+    if values.numel() == 0:
+        return
+    outside = ~((values >= 0) & (values <= 1))
+    found = int(outside.sum())
+    if found:
+        low, high = values.aminmax()
+        fix = (
+            "these look like logits: binary_cross_entropy_with_logits?"
+            if name == "input"
+            else "these look like 0-255 values: divide by 255?"
+            if float(high) > 1 and float(low) >= 0
+            else "probabilities are needed."
+        )
+        if bool(values.isnan().any()):
+            fix = f"{int(values.isnan().sum())} of them NaN."
+        raise LosskitRuntimeError(
+            f"{function}: {found} of {values.numel()} values of {name} lie outside [0, 1] "
+            f"(min={float(low):g}, max={float(high):g}): {fix}"
+        )
+
+
+
+def class_dim_of(input: Tensor) -> int:
+    return 1 if input.ndim > 1 else 0
+
+
+def check_class_tensors(function: str, input: Tensor, target: Tensor, weight: Tensor | None) -> None:
+    check_tensor(function, "input", input)
+    check_tensor(function, "target", target)
+    if weight is not None:
+        check_tensor(function, "weight", weight)
+    check_devices(function, input=input, target=target, weight=weight)
+
+
+def check_inplace(function: str, input: Tensor, reduction: str) -> None:
+    if reduction == "none":
+        raise LosskitValueError(
+            f"{function}: inplace_backward=True needs a reduction of 'mean' or 'sum': the gradient of single losses "
+            "is not known before backward."
+        )
+    base = input if input._base is None else input._base
+    if base.is_leaf and base.requires_grad and torch.is_grad_enabled():
+        raise LosskitRuntimeError(
+            f"{function}: inplace_backward=True would overwrite a leaf that requires a gradient; it is meant for the "
+            "output of a layer."
+        )
+
+
+def check_class_shapes(function: str, input: Tensor, target: Tensor) -> None:
+    """Class indices: input (C) and target (); (N, C) and (N); (N, C, d1, …) and (N, d1, …)."""
+    if input.ndim == 0:
+        raise LosskitValueError(f"{function}: input must have a dimension of classes, got a 0-dim tensor.")
+    if input.ndim == 1:
+        if target.ndim > 1 or target.numel() != 1:
+            raise LosskitRuntimeError(
+                f"{function}: input {shape_of(input)} is one sample of {input.shape[0]} classes, so target must be "
+                f"a 0-dim tensor, got shape {shape_of(target)}."
+            )
+        return
+    expected = (input.shape[0], *input.shape[2:])
+    if tuple(target.shape) == expected:
+        return
+    message = f"{function}: input {shape_of(input)} takes a target of shape {expected}, got {shape_of(target)}"
+    if input.ndim == 2 and target.ndim > 1:
+        fix = "target.squeeze(1)?" if target.shape[1] == 1 else "one class index per row of input is needed."
+        raise LosskitRuntimeError(f"{message}: {fix}")
+    if input.ndim == 2 or (target.ndim > 0 and target.shape[0] != input.shape[0]):
+        batch = target.shape[0] if target.ndim else 0
+        raise LosskitValueError(f"{message}: {input.shape[0]} samples against {batch}.")
+    if target.ndim == 2 and input.ndim == 3 and tuple(target.shape) == tuple(input.shape[:2]):
+        raise LosskitRuntimeError(f"{message}: the classes belong in dim 1: input.transpose(1, 2)?")
+    raise LosskitRuntimeError(f"{message}.")
+
+
+def check_index_dtype(function: str, target: Tensor) -> None:
+    if target.dtype in INDEX_DTYPES:
+        return
+    seen = f"{function}: target is {dtype_of(target)} with shape {shape_of(target)}"
+    if target.is_floating_point():
+        raise LosskitRuntimeError(
+            f"{seen}, the shape of class indices; class indices must be integers: target.long()?"
+        )
+    raise LosskitRuntimeError(f"{seen}; class indices must be int64 or uint8: target.long()?")
+
+
+def check_probability_target(function: str, input: Tensor, target: Tensor, ignore_index: int) -> None:
+    """`target` has the shape of `input`, so it holds class probabilities."""
+    if not target.is_floating_point():
+        raise LosskitRuntimeError(
+            f"{function}: target is {dtype_of(target)} with shape {shape_of(target)}, the shape of class "
+            "probabilities, which are floating point: target.float(), or target.argmax(1) for class indices?"
+        )
+    if ignore_index >= 0:
+        raise LosskitRuntimeError(
+            f"{function}: ignore_index={ignore_index} needs class indices, but target holds class probabilities "
+            f"of shape {shape_of(target)}: mask= leaves samples out."
+        )
+
+
+def check_class_weight(function: str, weight: Tensor | None, classes: int) -> None:
+    if weight is None:
+        return
+    if weight.ndim != 1 or weight.shape[0] != classes:
+        raise LosskitRuntimeError(
+            f"{function}: weight must hold one value for each of the {classes} classes, shape ({classes},), "
+            f"got {shape_of(weight)}."
+        )
+
+
+def check_weight_dtype(function: str, weight: Tensor | None, input: Tensor) -> None:
+    if weight is None:
+        return
+    if weight.dtype != input.dtype:
+        raise LosskitRuntimeError(
+            f"{function}: weight must have the dtype of input, {dtype_of(input)}, got {dtype_of(weight)}: "
+            f"weight.to({input.dtype})?"
+        )
+    if weight.requires_grad:
+        raise LosskitRuntimeError(
+            f"{function}: weight has no gradient with class indices, but it requires one: weight.detach()?"
+        )
+
+
+def check_label_smoothing(function: str, label_smoothing: object) -> None:
+    check_number(function, "label_smoothing", label_smoothing)
+    value: float = label_smoothing  # type: ignore[assignment]  # check_number has seen that it is a number
+    if not 0.0 <= value <= 1.0:
+        raise LosskitRuntimeError(f"{function}: label_smoothing must lie in [0, 1], got {value:g}.")
+
+
+def check_int(function: str, name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise LosskitTypeError(f"{function}: {name} must be an int, got {type(value).__name__}.")
+
+
+def check_class_range(function: str, target: Tensor, classes: int, counts: Tensor) -> None:
+    """Every index that counts lies in [0, classes)."""
+    if not is_plain(target) or target.numel() == 0:
+        return
+    outside = counts & ((target < 0) | (target >= classes))
+    found = int(outside.sum())
+    if not found:
+        return
+    wrong = target[outside]
+    first = int(outside.flatten().nonzero()[0])
+    listed = sorted(set(wrong.unique().tolist()))
+    shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
+    counted = target[counts]
+    low, high = int(counted.min()), int(counted.max())
+    raise LosskitIndexError(
+        f"{function}: {found} of {target.numel()} targets lie outside [0, {classes}): {{{shown}}}, "
+        f"first at index {first}. {_likely_cause(low, high, classes, listed)}"
+    )
+
+
+def _likely_cause(low: int, high: int, classes: int, wrong: list[int]) -> str:
+    seen = f"min={low}, max={high}"
+    if low >= 1 and high == classes:
+        return f"{seen}=C: these labels look 1-based."
+    if wrong == [255]:
+        return f"{seen}: 255 usually marks unlabelled pixels: ignore_index=255?"
+    if len(wrong) == 1 and wrong[0] < 0:
+        return f"{seen}: if {wrong[0]} marks samples to leave out: ignore_index={wrong[0]}?"
+    return f"{seen}: {classes} is the size of the class dimension of input."

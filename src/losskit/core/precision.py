@@ -1,0 +1,23 @@
+"""Which dtype a loss is computed in and returned in."""
+
+import torch
+from torch import Tensor
+
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+
+
+def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
+    """The inputs as autocast hands them to a loss: losses are on its float32 list, on every device."""
+    first = tensors[0]
+    if first is None or not torch.is_autocast_enabled(first.device.type):
+        return list(tensors)
+    return [widen(tensor) if tensor is not None and tensor.is_floating_point() else tensor for tensor in tensors]
+
+
+def widen(tensor: Tensor) -> Tensor:
+    """float16 and bfloat16 are computed in float32; the cast carries the gradient back."""
+    return tensor.float() if tensor.dtype in HALF_DTYPES else tensor
+
+
+def narrow(loss: Tensor, out_dtype: torch.dtype) -> Tensor:
+    return loss if loss.dtype == out_dtype else loss.to(out_dtype)

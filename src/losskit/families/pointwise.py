@@ -1,0 +1,195 @@
+"""Losses of one number against another: from checked arguments to the result."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from losskit.core import inputs
+from losskit.core.dispatch import named_backend_error, note, obstacle
+from losskit.core.precision import narrow, widen
+from losskit.core.reduction import Options, Reduction
+from losskit.errors import LosskitValueError
+from losskit.kernels import cpu
+
+
+# input, target and pos_weight to the unreduced loss.
+Definition = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class PointwiseCall:
+    """One call of a pointwise loss whose arguments have been checked."""
+
+    function: str
+    kernel: int
+    definition: Definition
+    # beta or delta, where the loss has one.
+    parameter: float
+    input: Tensor
+    target: Tensor
+    # Multiplies each loss.
+    weight: Tensor | None
+    # Whether the mean divides by the sum of `weight`, as torch does for l1_loss and mse_loss alone.
+    weight_divides: bool
+    pos_weight: Tensor | None
+    reduction: Reduction
+    out_dtype: torch.dtype
+    backend: str
+
+
+def difference_loss(
+    function: str,
+    kernel: int,
+    definition: Definition,
+    parameter: float,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    weight_divides: bool,
+    options: Options,
+) -> Tensor:
+    """A loss of input − target, whose shapes may broadcast."""
+    if weight is not None:
+        inputs.check_tensor(function, "weight", weight)
+        if weight.shape != input.shape:
+            raise LosskitValueError(
+                f"{function}: weight must have the shape of input, {inputs.shape_of(input)}, got "
+                f"{inputs.shape_of(weight)}."
+            )
+    inputs.check_devices(function, input=input, target=target, weight=weight)
+    shape = inputs.broadcast_shape(function, input, target)
+    if options.out_dtype is None:
+        dtype = torch.result_type(input, target)
+        dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
+        options = replace(options, out_dtype=dtype.to_real() if dtype.is_complex else dtype)
+    return pointwise_loss(
+        function, kernel, definition, parameter, input, target, weight, weight_divides, None, shape, options
+    )
+
+
+def pointwise_loss(
+    function: str,
+    kernel: int,
+    definition: Definition,
+    parameter: float,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    weight_divides: bool,
+    pos_weight: Tensor | None,
+    shape: torch.Size,
+    options: Options,
+) -> Tensor:
+    """A loss whose shapes and dtypes have been checked; out_dtype is given."""
+    out_dtype = input.dtype if options.out_dtype is None else options.out_dtype
+    reduction = inputs.reduction_for(function, options, shape, input)
+    return run(
+        PointwiseCall(
+            function,
+            kernel,
+            definition,
+            parameter,
+            input,
+            target,
+            weight,
+            weight_divides,
+            pos_weight,
+            reduction,
+            out_dtype,
+            options.backend,
+        )
+    )
+
+
+def run(call: PointwiseCall) -> Tensor:
+    if call.backend == "reference":
+        note("reference", "backend='reference' was asked for")
+        return by_definition(call)
+    if call.backend == "triton":
+        raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
+    reason = kernel_obstacle(call)
+    if reason is None:
+        note("cpu", cpu.description())
+        return by_kernel(call)
+    if call.backend == "cpu":
+        raise named_backend_error(call.function, "cpu", reason)
+    note("reference", reason)
+    return by_definition(call)
+
+
+def by_definition(call: PointwiseCall) -> Tensor:
+    input, target = widen(call.input), widen(call.target)
+    mask = call.reduction.mask
+    if mask is not None:
+        # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
+        input, target = torch.where(mask, input, 0), torch.where(mask, target, 0)
+    values = call.definition(input, target, call.pos_weight)
+    counts = None
+    if call.weight is not None:
+        weight = widen(call.weight).expand(call.reduction.shape)
+        values = values * weight
+        counts = weight if call.weight_divides else None
+    return narrow(call.reduction.apply(values, counts), call.out_dtype)
+
+
+def kernel_obstacle(call: PointwiseCall) -> str | None:
+    """Why the kernel cannot run this call, or None."""
+    if not cpu.available():
+        return cpu.unavailable_reason()
+    reduction = call.reduction
+    normalizer = reduction.normalizer if isinstance(reduction.normalizer, Tensor) else None
+    factors = (call.weight, call.pos_weight, reduction.sample_weight, normalizer)
+    reason = obstacle(call.input, call.target, reduction.mask, *factors)
+    if reason is not None:
+        return reason
+    if call.input.dtype not in cpu.DTYPES or call.target.dtype != call.input.dtype:
+        return (
+            "the kernel takes float32, bfloat16 or float16, the same for input and target, not "
+            f"{inputs.dtype_of(call.input)} and {inputs.dtype_of(call.target)}"
+        )
+    if call.input.shape != call.target.shape:
+        return "input and target have different shapes"
+    if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:3]):
+        return "a weight is float64"
+    if torch.is_grad_enabled():
+        if any(factor is not None and factor.requires_grad for factor in factors):
+            return "a weight or the normalizer requires a gradient"
+        if call.target.requires_grad and call.kernel not in cpu.SYMMETRIC:
+            return "target requires a gradient"
+    return None
+
+
+def by_kernel(call: PointwiseCall) -> Tensor:
+    reduction, weight = call.reduction, None
+    if call.weight is not None:
+        weight = call.weight.detach().float().expand(reduction.shape)
+    divisor = 1.0
+    if reduction.name != "none":
+        divisor = float(reduction.divisor(weight if call.weight_divides else None))
+    if reduction.sample_weight is not None:
+        factor = reduction.sample_weight.detach().float()
+        weight = factor if weight is None else weight * factor
+    pos_weight = None
+    if call.pos_weight is not None:
+        pos_weight = call.pos_weight.detach().float().expand(reduction.shape)
+    result = cpu.pointwise(
+        call.kernel,
+        call.input.contiguous(),
+        call.target.contiguous(),
+        call.parameter,
+        reduction.name,
+        call.out_dtype,
+        lambda input, target: by_definition(replace(call, input=input, target=target)),
+        weight=None if weight is None else weight.contiguous(),
+        mask=None if reduction.mask is None else reduction.mask.contiguous(),
+        pos_weight=None if pos_weight is None else pos_weight.contiguous(),
+        divisor=divisor,
+    )
+    if result is None:
+        # The one fault that a kernel finds in its pass over the values.
+        inputs.check_probabilities(call.function, "input", call.input, reduction.mask)
+        inputs.check_probabilities(call.function, "target", call.target, reduction.mask)
+        raise named_backend_error(call.function, "cpu", "the kernel declined")
+    return result

@@ -1,0 +1,205 @@
+"""Losses of a row of scores against a class: from checked arguments to the result."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from losskit.core import inputs
+from losskit.core.dispatch import is_plain, named_backend_error, note, obstacle
+from losskit.core.precision import narrow, widen
+from losskit.core.reduction import Options, Reduction
+from losskit.errors import LosskitRuntimeError
+from losskit.kernels import cpu
+from losskit.losses import softmax
+
+
+@dataclass(frozen=True)
+class ClassCall:
+    """One call of cross_entropy or nll_loss whose arguments have been checked."""
+
+    function: str
+    input: Tensor
+    # Class indices, or class probabilities of the shape of input.
+    target: Tensor
+    weight: Tensor | None
+    ignore_index: int
+    label_smoothing: float
+    class_dim: int
+    # Whether input holds log-probabilities, as for nll_loss, and not logits.
+    log_probs: bool
+    reduction: Reduction
+    out_dtype: torch.dtype
+    inplace_backward: bool
+    backend: str
+
+    @property
+    def probabilities(self) -> bool:
+        return self.target.is_floating_point()
+
+
+def class_loss(
+    function: str,
+    log_probs: bool,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    options: Options,
+    inplace_backward: bool,
+) -> Tensor:
+    """A loss whose shapes and dtypes have been checked; out_dtype is given."""
+    out_dtype = input.dtype if options.out_dtype is None else options.out_dtype
+    class_dim = inputs.class_dim_of(input)
+    shape = torch.Size([*input.shape[:class_dim], *input.shape[class_dim + 1 :]])
+    if input.ndim == 1 and not target.is_floating_point():
+        # One sample, whose index torch takes with or without a dimension.
+        target = target.reshape(())
+    reduction = inputs.reduction_for(function, options, shape, input)
+    return run(
+        ClassCall(
+            function,
+            input,
+            target,
+            weight,
+            ignore_index,
+            label_smoothing,
+            class_dim,
+            log_probs,
+            reduction,
+            out_dtype,
+            inplace_backward,
+            options.backend,
+        )
+    )
+
+
+def run(call: ClassCall) -> Tensor:
+    if call.backend == "reference" and not call.inplace_backward:
+        note("reference", "backend='reference' was asked for")
+        return by_definition(call)
+    if call.backend == "triton":
+        raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
+    reason = kernel_obstacle(call)
+    if reason is None and call.backend == "reference":
+        reason = "backend='reference' was asked for"
+    if reason is None:
+        note("cpu", cpu.description())
+        return by_kernel(call)
+    if call.inplace_backward:
+        raise LosskitRuntimeError(f"{call.function}: inplace_backward=True needs the CPU kernel, but {reason}.")
+    if call.backend == "cpu":
+        raise named_backend_error(call.function, "cpu", reason)
+    note("reference", reason)
+    return by_definition(call)
+
+
+def by_definition(call: ClassCall) -> Tensor:
+    input, target, weight, mask = widen(call.input), call.target, call.weight, call.reduction.mask
+    weight = None if weight is None else widen(weight)
+    counts = None
+    if mask is not None:
+        # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
+        input = torch.where(mask.unsqueeze(call.class_dim), input, 0)
+    if call.probabilities:
+        if mask is not None:
+            target = torch.where(mask.unsqueeze(call.class_dim), target, 0)
+        values = softmax.cross_entropy_of_probabilities(
+            input, widen(target), weight, call.label_smoothing, call.class_dim
+        )
+    else:
+        counted = target != call.ignore_index
+        if mask is not None:
+            counted = counted & mask
+        inputs.check_class_range(call.function, target, input.shape[call.class_dim], counted)
+        target = torch.where(counted, target, 0)
+        if input.shape[call.class_dim] == 0:
+            # No class at all, so nothing counts and there is no index 0 to take: a sum over nothing is the zero.
+            values = input.sum(call.class_dim)
+        elif call.log_probs:
+            values = softmax.nll_loss(input, target, counted, weight, call.class_dim)
+        else:
+            values = softmax.cross_entropy(input, target, counted, weight, call.label_smoothing, call.class_dim)
+        counts = softmax.class_weights(target, counted, weight, input.dtype)
+    return narrow(call.reduction.apply(values, counts), call.out_dtype)
+
+
+def kernel_obstacle(call: ClassCall) -> str | None:
+    """Why the kernel cannot run this call, or None."""
+    if not cpu.available():
+        return cpu.unavailable_reason()
+    reduction = call.reduction
+    normalizer = reduction.normalizer if isinstance(reduction.normalizer, Tensor) else None
+    factors = (call.weight, reduction.sample_weight, normalizer)
+    reason = obstacle(call.input, call.target, reduction.mask, *factors)
+    if reason is not None:
+        return reason
+    if call.input.dtype not in cpu.DTYPES:
+        return f"the kernel takes float32, bfloat16 or float16, not {inputs.dtype_of(call.input)}"
+    if call.probabilities and call.target.dtype != call.input.dtype:
+        return "class probabilities have another dtype than input"
+    if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):
+        return "a weight is float64"
+    if torch.is_grad_enabled():
+        if any(factor is not None and factor.requires_grad for factor in factors):
+            return "a weight or the normalizer requires a gradient"
+        if call.target.requires_grad:
+            return "target requires a gradient"
+    return None
+
+
+def by_kernel(call: ClassCall) -> Tensor:
+    input, target, reduction = call.input, call.target, call.reduction
+    if not cpu.class_layout(input):
+        if call.inplace_backward:
+            raise LosskitRuntimeError(
+                f"{call.function}: inplace_backward=True needs contiguous logits, got strides {input.stride()}."
+            )
+        input = input.contiguous()
+    target = cpu.target_like(input, target, call.probabilities)
+    weight = None if call.weight is None else call.weight.detach().float().contiguous()
+    row_weight = None if reduction.sample_weight is None else reduction.sample_weight.detach().float()
+    divisor = None
+    if reduction.name != "none" and (
+        reduction.normalizer is not None
+        or reduction.mask is not None
+        or row_weight is not None
+        or reduction.on_empty != "nan"
+    ):
+        divisor = float(reduction.divisor(_counts(call)))
+    result = cpu.class_loss(
+        call.log_probs,
+        input,
+        target,
+        weight,
+        call.ignore_index,
+        call.label_smoothing,
+        reduction.name,
+        call.out_dtype,
+        call.inplace_backward,
+        lambda input, target: by_definition(replace(call, input=input, target=target)),
+        row_weight=None if row_weight is None else row_weight.contiguous(),
+        row_mask=None if reduction.mask is None else reduction.mask.contiguous(),
+        divisor=divisor,
+    )
+    if result is None:
+        # The one fault that a kernel finds in its pass over the targets.
+        inputs.check_class_range(call.function, call.target, call.input.shape[call.class_dim], _counted(call))
+        raise named_backend_error(call.function, "cpu", "the kernel declined")
+    return result
+
+
+def _counted(call: ClassCall) -> Tensor:
+    counted = call.target != call.ignore_index
+    return counted if call.reduction.mask is None else counted & call.reduction.mask
+
+
+def _counts(call: ClassCall) -> Tensor | None:
+    """What each sample adds to the divisor of the mean."""
+    if call.probabilities:
+        return None
+    counted = _counted(call)
+    inputs.check_class_range(call.function, call.target, call.input.shape[call.class_dim], counted)
+    weight = None if call.weight is None else call.weight.detach().float()
+    return softmax.class_weights(torch.where(counted, call.target, 0), counted, weight, torch.float32)

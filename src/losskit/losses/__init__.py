@@ -1,0 +1,1 @@
+"""The definitions: each loss in plain torch operations. They import torch alone and are the specification."""

@@ -1,0 +1,78 @@
+"""Losses of a row of scores against a class, unreduced. `class_dim` is the axis of the classes.
+
+Every function returns the loss of each sample, shape of the input without its class axis. Reduction, sample weights and
+masks are added by the caller.
+"""
+
+import torch
+from torch import Tensor
+
+
+def take_class(values: Tensor, target: Tensor, class_dim: int) -> Tensor:
+    """values[…, target, …]: the entry of each sample's class."""
+    return values.gather(class_dim, target.long().unsqueeze(class_dim)).squeeze(class_dim)
+
+
+def class_weights(target: Tensor, counts: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """w[target] where the sample counts, else 0: what a sample adds to the divisor of the mean."""
+    taken = torch.ones((), dtype=dtype, device=target.device) if weight is None else weight[target.long()]
+    return torch.where(counts, taken, 0.0)
+
+
+def nll_loss(log_probs: Tensor, target: Tensor, counts: Tensor, weight: Tensor | None, class_dim: int) -> Tensor:
+    """−w[t]·log p[t] where `counts`, else 0. `target` holds class indices, all within range."""
+    loss = -take_class(log_probs, target, class_dim)
+    if weight is not None:
+        taken = weight[target.long()]
+        # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is.
+        loss = torch.where(taken == 0, 0.0, taken * loss)
+    return torch.where(counts, loss, 0.0)
+
+
+def cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    counts: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    class_dim: int,
+) -> Tensor:
+    """Class indices: (1 − ε)·w[t]·(−log p[t]) + ε/C·Σ_c w[c]·(−log p[c]) where `counts`, else 0; p = softmax(logits).
+
+    (Szegedy et al. 2016, section 7, for ε)
+    """
+    log_probs = torch.log_softmax(logits, class_dim)
+    loss = nll_loss(log_probs, target, counts, weight, class_dim)
+    if label_smoothing == 0:
+        return loss
+    share = label_smoothing / logits.shape[class_dim]
+    uniform = torch.full_like(log_probs, share) if weight is None else share * _along(weight, logits.ndim, class_dim)
+    smooth = torch.where(counts, _expected(uniform, log_probs, class_dim), 0.0)
+    return (1 - label_smoothing) * loss + smooth
+
+
+def cross_entropy_of_probabilities(
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    class_dim: int,
+) -> Tensor:
+    """−Σ_c w[c]·y[c]·log p[c], with y = (1 − ε)·target + ε/C; p = softmax(logits)."""
+    log_probs = torch.log_softmax(logits, class_dim)
+    if label_smoothing > 0:
+        target = (1 - label_smoothing) * target + label_smoothing / logits.shape[class_dim]
+    if weight is not None:
+        target = target * _along(weight, logits.ndim, class_dim)
+    return _expected(target, log_probs, class_dim)
+
+
+def _expected(share: Tensor, log_probs: Tensor, class_dim: int) -> Tensor:
+    # 0·(−inf) is 0: a class that is excluded on both sides costs nothing.
+    excluded = (share == 0) & (log_probs == float("-inf"))
+    return -(share * torch.where(excluded, 0.0, log_probs)).sum(class_dim)
+
+
+def _along(weight: Tensor, ndim: int, class_dim: int) -> Tensor:
+    """The class weights with the shape that broadcasts against the logits."""
+    return weight.reshape([-1 if axis == class_dim else 1 for axis in range(ndim)])

@@ -1,0 +1,114 @@
+"""The criterion of a training: any of the classification losses, fed with logits and class indices."""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import losskit
+from losskit.errors import LosskitValueError
+from losskit.train.network import NUM_CLASSES
+from losskit.train.options import TrainOptions
+
+__all__ = ["ClassificationLoss", "Criterion", "balanced_weights", "criterion", "loss_label"]
+
+LABELS = {
+    "cross_entropy": "cross entropy (nats)",
+    "nll_loss": "negative log-likelihood (nats)",
+    "bce_with_logits": "binary cross entropy, mean over classes (nats)",
+    "mse": "squared error, mean over classes (one-hot units squared)",
+}
+
+
+class ClassificationLoss(nn.Module):
+    """Brings logits `(N, C)` and class indices `(N,)` into the form that `module` takes.
+
+    cross_entropy takes them as they are. nll_loss takes log-probabilities, so a log-softmax comes before it.
+    bce_with_logits and mse take one-hot targets; mse compares them with the logits themselves, not with the softmax,
+    whose gradient would vanish where the network is confidently wrong.
+    """
+
+    def __init__(self, loss: str, module: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+        self.module = module
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.loss == "nll_loss":
+            logits = F.log_softmax(logits, dim=1)
+        target = labels
+        if self.loss in ("bce_with_logits", "mse"):
+            target = F.one_hot(labels, NUM_CLASSES).to(logits.dtype)
+        value: Tensor = self.module(logits, target)
+        return value
+
+
+class Criterion(NamedTuple):
+    """The loss to train with, the loss to test with, and what the latter's sum is divided by."""
+
+    mean: ClassificationLoss
+    sum: ClassificationLoss
+    weight: Tensor | None
+    values_per_sample: int
+
+    def divisor(self, labels: Tensor) -> float:
+        """The number of loss values of these samples, each counted with the weight of its class.
+
+        The number of samples, where there are no class weights and the loss has one value for each sample.
+        """
+        if self.weight is not None:
+            return float(self.weight.cpu()[labels].double().sum())
+        return float(len(labels) * self.values_per_sample)
+
+
+def criterion(options: TrainOptions, train_labels: Tensor, library: Literal["losskit", "torch.nn"]) -> Criterion:
+    """The criterion that `options` ask for, from losskit or, for comparison, from torch.nn."""
+    modules: Any = losskit if library == "losskit" else nn
+    arguments: dict[str, Any] = {}
+    weight = None
+    if options.class_weights == "balanced":
+        counts = torch.bincount(train_labels, minlength=NUM_CLASSES)
+        if options.loss == "bce_with_logits":
+            arguments["pos_weight"] = balanced_pos_weight(counts).to(options.device)
+        else:
+            weight = balanced_weights(counts).to(options.device)
+            arguments["weight"] = weight
+    if options.loss == "cross_entropy":
+        make, arguments["label_smoothing"] = modules.CrossEntropyLoss, options.label_smoothing
+    elif options.loss == "nll_loss":
+        make = modules.NLLLoss
+    elif options.loss == "bce_with_logits":
+        make = modules.BCEWithLogitsLoss
+    else:
+        make = modules.MSELoss
+    return Criterion(
+        ClassificationLoss(options.loss, make(**arguments)),
+        ClassificationLoss(options.loss, make(**arguments, reduction="sum")),
+        weight,
+        NUM_CLASSES if options.loss in ("bce_with_logits", "mse") else 1,
+    )
+
+
+def balanced_weights(counts: Tensor) -> Tensor:
+    """N / (C · n_c): every class has the same share of the loss, and the mean weight of a sample is 1."""
+    return (_present(counts).sum() / (len(counts) * counts)).float()
+
+
+def balanced_pos_weight(counts: Tensor) -> Tensor:
+    """(N - n_c) / n_c: for every class, the samples of it weigh as much as all others together."""
+    return ((_present(counts).sum() - counts) / counts).float()
+
+
+def _present(counts: Tensor) -> Tensor:
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing:
+        raise LosskitValueError(
+            f"train: --class-weights balanced needs every class in the training data, classes {missing} have no sample."
+        )
+    return counts
+
+
+def loss_label(loss: str) -> str:
+    """The name and unit of a loss, for an axis."""
+    return LABELS[loss]

@@ -1,0 +1,184 @@
+"""`losskit` from the outside: help, version, errors, and what the commands print."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import losskit
+from losskit.backends import info
+from losskit.cli import main
+from losskit.cli.train import resume_command
+from losskit.train import TrainOptions
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"losskit {losskit.__version__} (torch {torch.__version__})\n"
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["info"]])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: {' '.join(['losskit', *command])}")
+
+
+def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    for name in TrainOptions.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in text
+    # The defaults that the help spells out are the ones that hold.
+    rates = re.search(r"default: (\S+)\s+for\s+adam\s+and\s+adamw;\s+for\s+sgd\s+(\S+),\s+or\s+(\S+)\s+with", text)
+    assert rates is not None
+    assert [float(rate) for rate in rates.groups()] == [
+        TrainOptions(optimizer="adam").learning_rate,
+        TrainOptions().learning_rate,
+        TrainOptions(loss="mse").learning_rate,
+    ]
+
+
+def test_info(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.split(r"  +", line, maxsplit=1) for line in lines] == [[name, value] for name, value in info().items()]
+    assert len({re.match(r".*?  +", line).end() for line in lines}) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--loss", "mse", "--label-smoothing", "0.1"],
+            "losskit: train: --label-smoothing 0.1 needs --loss cross_entropy, got --loss mse, which has no label "
+            "smoothing; leave the option out.\n",
+        ),
+        (["--epochs", "0"], "losskit: train: --epochs must lie in [1, 1048575], got 0.\n"),
+        (
+            ["--data", "cifar10", "--root", "nowhere"],
+            "losskit: cifar10: nowhere holds none of cifar-10-batches-py/, cifar-10-batches-bin/, "
+            "cifar-10-python.tar.gz, cifar-10-binary.tar.gz; download "
+            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz (170498071 bytes) and put it into nowhere, "
+            "as it is or extracted, or name its folder with --root.\n",
+        ),
+        (
+            ["--data", "fake", "--out", "file/below"],
+            "losskit: train: cannot write to --out file/below (Not a directory); name a folder that can be written.\n",
+        ),
+    ],
+)
+def test_errors_are_one_sentence(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["train", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", message)
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--data", "mnist"], ["train", "--lr", "fast"]])
+def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: losskit")
+
+
+def test_digits_with_default_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train"]) == 0
+    text = capsys.readouterr().out
+    folder = Path("runs/digits-cross_entropy")
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["test_accuracy"] > 0.95
+    assert rows[-1]["train_loss"] < 0.1 * rows[0]["train_loss"]
+    right = round(rows[-1]["test_accuracy"] * 360)
+    assert (
+        f"done: test loss {rows[-1]['test_loss']:.4f} nats, accuracy {100 * rows[-1]['test_accuracy']:.2f} % "
+        f"({right} of 360 test images)\n"
+    ) in text
+    assert f"loss curve: {folder}/curve.png\n" in text
+    assert (folder / "curve.png").is_file()
+    assert len(re.findall(r"^epoch +\d+/12  train loss \d", text, flags=re.MULTILINE)) == 12
+
+
+def test_comparison_decides_the_exit_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = ["train", "--data", "fake", "--epochs", "1", "--compare-torch"]
+    assert main(train) == 0
+    assert "  the same within rounding\n" in capsys.readouterr().out
+
+    class Wrong(losskit.CrossEntropyLoss):
+        def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return super().forward(input, target) * 1.001
+
+    monkeypatch.setattr(losskit, "CrossEntropyLoss", Wrong)
+    assert main([*train, "--out", "wrong"]) == 1
+    assert "  NOT the same\n" in capsys.readouterr().out
+
+
+def test_lines_without_rich(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from losskit.cli import progress
+
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert type(progress.best_progress()) is progress.Lines
+
+
+def test_bar_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["train", "--data", "fake", "--epochs", "2"]) == 0
+    text = capsys.readouterr().out
+    # The bar is drawn, moved and cleared; the lines stay.
+    assert "━" in text
+    assert "\x1b[" in text
+    assert "epoch 2/2  train loss " in text
+
+
+def test_resume_command_gives_the_same_options() -> None:
+    from losskit.cli.app import _parser
+
+    options = TrainOptions(
+        data="fake", loss="bce_with_logits", class_weights="balanced", lr=1e-5, seed=3, epochs=7, out=Path("a b"),
+        root=Path("elsewhere"), overwrite=True,
+    )  # fmt: skip
+    command = resume_command(options, compare_torch=True)
+    assert command == (
+        "losskit train --data fake --loss bce_with_logits --class-weights balanced --lr 1e-05 --seed 3 "
+        "--root elsewhere --epochs 7 --out 'a b' --compare-torch"
+    )
+    import shlex
+
+    given = vars(_parser().parse_args(shlex.split(command)[1:]))
+    assert {name: given[name] for name in options.fixed()} == {**options.fixed()}
+    assert given["overwrite"] is False
+
+
+def test_importing_losskit_loads_neither_room() -> None:
+    """Nor what only they need."""
+    script = (
+        "import sys, losskit\n"
+        "rooms = [name for name in sys.modules if name.startswith(('losskit.train', 'losskit.cli'))]\n"
+        "extras = [name for name in ('matplotlib', 'rich', 'sklearn') if name in sys.modules]\n"
+        "print(rooms + extras)\n"
+        "import losskit.cli, losskit.train\n"
+        "print([name for name in ('matplotlib', 'rich', 'sklearn') if name in sys.modules])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n[]\n"
