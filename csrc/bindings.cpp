@@ -457,13 +457,12 @@ nb::object lean_class_loss(bool log_probs, nb::handle input, nb::handle target, 
     return result;
 }
 
-// Multiplies a gradient by the 0-dim grad_output, in place. False where the result must be computed anew: the gradient
-// is float16 or bfloat16, and rounding it before scaling would lose what a loss scale is there to keep.
-bool scale_gradient(nb::handle grad, nb::handle grad_output) {
+// Multiplies a gradient by the 0-dim grad_output, in place: True. False where the result must be computed anew: the
+// gradient is float16 or bfloat16, and rounding it before scaling would lose what a loss scale is there to keep. None
+// where grad_output is none that can be read.
+nb::object scale_gradient(nb::handle grad, nb::handle grad_output) {
     Tensor g, upstream;
-    if (!parse(grad, g) || !parse(grad_output, upstream) || upstream.numel != 1) {
-        throw nb::value_error("grad and grad_output do not fit the kernel");
-    }
+    if (!parse(grad, g) || !quiet() || !parse(grad_output, upstream) || upstream.numel != 1) return nb::none();
     float factor;
     switch (upstream.dtype) {
         case DType::float32: factor = *static_cast<const float*>(upstream.data); break;
@@ -474,12 +473,62 @@ bool scale_gradient(nb::handle grad, nb::handle grad_output) {
             factor = static_cast<float>(nb::cast<double>(number));
         }
     }
-    if (factor == 1.0f) return true;
-    if (g.dtype != DType::float32) return false;
+    if (factor == 1.0f) return nb::bool_(true);
+    if (g.dtype != DType::float32) return nb::bool_(false);
     Work work(g.numel);
     active->scale(g.data, g.dtype, g.numel, factor, work.threads);
-    return true;
+    return nb::bool_(true);
 }
+
+// The lean functions take their arguments without a wrapper: converting and matching them would cost more than the rest
+// of a small call. The package alone calls them, with the types it knows.
+PyObject* raise_current() {
+    try {
+        throw;
+    } catch (nb::python_error& error) {
+        error.restore();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& error) {
+        PyErr_SetString(PyExc_RuntimeError, error.what());
+    }
+    return nullptr;
+}
+
+PyObject* call_lean_pointwise(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 6) {
+        PyErr_SetString(PyExc_TypeError, "lean_pointwise takes 6 arguments");
+        return nullptr;
+    }
+    int loss = static_cast<int>(PyLong_AsLong(args[0]));
+    double parameter = PyFloat_AsDouble(args[3]);
+    if (PyErr_Occurred()) return nullptr;
+    try {
+        return lean_pointwise(loss, args[1], args[2], parameter, args[4], args[5] == Py_True).release().ptr();
+    } catch (...) {
+        return raise_current();
+    }
+}
+
+PyObject* call_lean_class_loss(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 7) {
+        PyErr_SetString(PyExc_TypeError, "lean_class_loss takes 7 arguments");
+        return nullptr;
+    }
+    try {
+        return lean_class_loss(args[0] == Py_True, args[1], args[2], args[3], args[4], args[5], args[6]).release().ptr();
+    } catch (...) {
+        return raise_current();
+    }
+}
+
+PyMethodDef lean_functions[] = {
+    {"lean_pointwise", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_lean_pointwise)), METH_FASTCALL,
+     "loss, input, target, parameter, reduction, symmetric"},
+    {"lean_class_loss", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_lean_class_loss)), METH_FASTCALL,
+     "log_probs, input, target, weight, ignore_index, label_smoothing, reduction"},
+    {nullptr, nullptr, 0, nullptr},
+};
 
 nb::dict memory_stats() {
     PoolStats stats = pool_stats();
@@ -505,14 +554,12 @@ NB_MODULE(_kernels, m) {
     m.def("instruction_sets", &instruction_sets);
     m.def("choose_instruction_set", &choose_instruction_set);
     m.def("instruction_set", [] { return std::string(active ? active->name : ""); });
-    m.def("lean_pointwise", &lean_pointwise);
+    if (PyModule_AddFunctions(m.ptr(), lean_functions) != 0) throw nb::python_error();
     m.def("pointwise", &pointwise, nb::arg("loss"), nb::arg("input"), nb::arg("target"), nb::arg("parameter"),
           nb::arg("weight").none(), nb::arg("mask").none(), nb::arg("pos_weight").none(), nb::arg("grad_output").none(),
           nb::arg("total"), nb::arg("divisor"), nb::arg("upstream"), nb::arg("want_loss"), nb::arg("want_grad"),
           nb::arg("out_dtype"));
     m.def("has_class_layout", &has_class_layout);
-    m.def("lean_class_loss", &lean_class_loss, nb::arg(), nb::arg().none(), nb::arg().none(), nb::arg().none(),
-          nb::arg().none(), nb::arg().none(), nb::arg().none());
     m.def("class_loss", &class_loss, nb::arg("log_probs"), nb::arg("input"), nb::arg("target"), nb::arg("weight").none(),
           nb::arg("ignore_index"), nb::arg("label_smoothing"), nb::arg("row_weight").none(), nb::arg("row_mask").none(),
           nb::arg("grad_output").none(), nb::arg("total"), nb::arg("mean"), nb::arg("divisor"), nb::arg("upstream"),

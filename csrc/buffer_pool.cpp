@@ -5,14 +5,12 @@
 #include <unistd.h>
 
 #include <atomic>
-#include <cstdlib>
 #include <mutex>
 #include <vector>
 
 namespace losskit {
 namespace {
 
-constexpr size_t kSmall = size_t{64} << 10;
 constexpr size_t kHuge = size_t{2} << 20;
 
 uint64_t default_limit() {
@@ -67,7 +65,6 @@ void trim(Pool& p, uint64_t limit) {
 }  // namespace
 
 Buffer acquire_buffer(size_t bytes) {
-    if (bytes < kSmall) return {std::aligned_alloc(64, round_up(bytes + 1, 64)), 0};
     size_t need = round_up(bytes, bytes >= kHuge ? kHuge : size_t{4096});
     Pool& p = pool();
     {
@@ -105,10 +102,6 @@ Buffer acquire_buffer(size_t bytes) {
 }
 
 void release_buffer(Buffer buffer) {
-    if (buffer.capacity == 0) {
-        std::free(buffer.data);
-        return;
-    }
 #ifdef MADV_FREE
     if (buffer.capacity >= kHuge) madvise(buffer.data, buffer.capacity, MADV_FREE);
 #endif

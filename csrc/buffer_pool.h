@@ -1,7 +1,7 @@
 // Memory for the tensors that the kernels return.
 //
-// A. Small buffers (below 64 KiB) come from the C library.
-// B. Larger ones are mapped, and on release kept for the next call: a fresh mapping costs the zeroing of its pages, which
+// A. For 64 KiB and more; what is smaller, the C library hands out well.
+// B. Buffers are mapped, and on release kept for the next call: a fresh mapping costs the zeroing of its pages, which
 //    for the gradient of a large batch of logits is most of what PyTorch's cross entropy spends. From 2 MiB on they are
 //    aligned and marked for huge pages, and what lies idle is marked MADV_FREE: the kernel may take the pages when it
 //    is short of memory, and a page that is still there costs nothing to write again.
@@ -13,9 +13,10 @@
 
 namespace losskit {
 
+constexpr size_t kPooled = size_t{64} << 10;
+
 struct Buffer {
     void* data;
-    // 0 for A.
     size_t capacity;
 };
 

@@ -51,6 +51,7 @@ struct DLExchange {
     void* stream;
 };
 
+constexpr size_t kAlignment = 64;
 constexpr int32_t kCPU = 1;
 enum Code : uint8_t { kInt = 0, kUInt = 1, kFloat = 2, kBFloat = 4, kBool = 6 };
 
@@ -181,12 +182,13 @@ struct Owner {
         DLManaged managed;
         DLManagedLegacy legacy;
     };
+    // Of capacity 0 where it lies behind this structure.
     Buffer buffer;
     int64_t shape[kMaxDims], strides[kMaxDims];
 };
 
 void free_owner(Owner* owner) {
-    release_buffer(owner->buffer);
+    if (owner->buffer.capacity) release_buffer(owner->buffer);
     std::free(owner);
 }
 
@@ -306,12 +308,20 @@ nb::object make_tensor(DType dtype, int ndim, const int64_t* shape, const int64_
     view.ndim = ndim;
     view.numel = 1;
     for (int i = 0; i < ndim; ++i) view.numel *= shape[i];
-    auto* owner = static_cast<Owner*>(std::malloc(sizeof(Owner)));
+    const size_t bytes = static_cast<size_t>(view.numel) * size_of(dtype);
+    // What is small lies behind its owner, in one allocation.
+    const bool pooled = bytes >= kPooled;
+    auto* owner = static_cast<Owner*>(std::malloc(sizeof(Owner) + (pooled ? 0 : bytes + kAlignment)));
     if (!owner) throw std::bad_alloc();
-    owner->buffer = acquire_buffer(static_cast<size_t>(view.numel) * size_of(dtype));
-    if (!owner->buffer.data) {
-        std::free(owner);
-        throw std::bad_alloc();
+    if (pooled) {
+        owner->buffer = acquire_buffer(bytes);
+        if (!owner->buffer.data) {
+            std::free(owner);
+            throw std::bad_alloc();
+        }
+    } else {
+        auto behind = reinterpret_cast<uintptr_t>(owner + 1);
+        owner->buffer = {reinterpret_cast<void*>((behind + kAlignment - 1) / kAlignment * kAlignment), 0};
     }
     int64_t expected = 1;
     for (int i = ndim; i-- > 0;) {

@@ -98,7 +98,7 @@ def l1_loss(
             target,
             0.0,
             reduction,
-            lambda input, target: l1_loss(input, target, reduction=reduction, backend="reference"),
+            l1_loss,
         )
         if loss is not None:
             return loss
@@ -176,7 +176,7 @@ def mse_loss(
             target,
             0.0,
             reduction,
-            lambda input, target: mse_loss(input, target, reduction=reduction, backend="reference"),
+            mse_loss,
         )
         if loss is not None:
             return loss
@@ -254,7 +254,8 @@ def smooth_l1_loss(
             target,
             beta,
             reduction,
-            lambda input, target: smooth_l1_loss(input, target, reduction=reduction, beta=beta, backend="reference"),
+            smooth_l1_loss,
+            {"beta": beta},
         )
         if loss is not None:
             return loss
@@ -334,7 +335,8 @@ def huber_loss(
             target,
             delta,
             reduction,
-            lambda input, target: huber_loss(input, target, reduction, delta, backend="reference"),
+            huber_loss,
+            {"delta": delta},
         )
         if loss is not None:
             return loss
@@ -414,7 +416,7 @@ def binary_cross_entropy(
             target,
             0.0,
             reduction,
-            lambda input, target: binary_cross_entropy(input, target, reduction=reduction, backend="reference"),
+            binary_cross_entropy,
         )
         if loss is not None:
             return loss
@@ -502,9 +504,7 @@ def binary_cross_entropy_with_logits(
             target,
             0.0,
             reduction,
-            lambda input, target: binary_cross_entropy_with_logits(
-                input, target, reduction=reduction, backend="reference"
-            ),
+            binary_cross_entropy_with_logits,
         )
         if loss is not None:
             return loss
@@ -604,15 +604,7 @@ def cross_entropy(
             ignore_index,
             label_smoothing,
             reduction,
-            lambda input, target: cross_entropy(
-                input,
-                target,
-                weight,
-                ignore_index=ignore_index,
-                reduction=reduction,
-                label_smoothing=label_smoothing,
-                backend="reference",
-            ),
+            cross_entropy,
         )
         if loss is not None:
             return loss
@@ -713,9 +705,7 @@ def nll_loss(
             ignore_index,
             0.0,
             reduction,
-            lambda input, target: nll_loss(
-                input, target, weight, ignore_index=ignore_index, reduction=reduction, backend="reference"
-            ),
+            nll_loss,
         )
         if loss is not None:
             return loss

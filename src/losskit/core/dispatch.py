@@ -12,6 +12,8 @@ from torch.nn import Parameter
 from losskit.errors import BackendError, LosskitValueError
 
 BACKENDS = ("auto", "reference", "cpu", "triton")
+# kMaxDims of csrc/tensors.h.
+MAX_DIMS = 12
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ def obstacle(*tensors: Tensor | None) -> str | None:
             return f"a tensor is on {tensor.device}"
         if tensor.layout != torch.strided:
             return f"a tensor has the layout {tensor.layout}"
-        if tensor.is_neg() or tensor.is_conj():
-            return "a tensor is a lazy negative or conjugate view"
+        if tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor():
+            return "a tensor is a lazy negative, conjugate or zero"
+        if tensor.ndim > MAX_DIMS:
+            return f"a tensor has more than {MAX_DIMS} dimensions"
     return None
 
 

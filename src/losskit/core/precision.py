@@ -9,9 +9,14 @@ HALF_DTYPES = (torch.float16, torch.bfloat16)
 def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
     """The inputs as autocast hands them to a loss: losses are on its float32 list, on every device."""
     first = tensors[0]
-    if first is None or not torch.is_autocast_enabled(first.device.type):
+    if first is None or not _autocast_enabled(first.device.type):
         return list(tensors)
     return [widen(tensor) if tensor is not None and tensor.is_floating_point() else tensor for tensor in tensors]
+
+
+def _autocast_enabled(device: str) -> bool:
+    # Asking about a device that autocast does not know, such as meta, raises.
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def widen(tensor: Tensor) -> Tensor:

@@ -92,6 +92,10 @@ class Reduction:
             values = torch.where(self.mask, values, 0.0)
         if self.name == "none":
             return values
+        if self.name == "mean" and counts is self.sample_weight is self.mask is self.normalizer is None:
+            if self.on_empty == "nan" or values.numel() > 0:
+                # Not a sum over a number: that number would be a constant of a traced graph.
+                return values.mean()
         total, divisor = values.sum(), self.divisor(counts)
         if isinstance(divisor, Tensor):
             return total / divisor.to(total.dtype)

@@ -20,15 +20,16 @@ Definition = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class PointwiseCall:
-    """One call of a pointwise loss whose arguments have been checked."""
+    """One call of a pointwise loss whose arguments have been checked.
+
+    Without input and target: what a node of the graph keeps must not hold them past the backward pass.
+    """
 
     function: str
     kernel: int
     definition: Definition
     # beta or delta, where the loss has one.
     parameter: float
-    input: Tensor
-    target: Tensor
     # Multiplies each loss.
     weight: Tensor | None
     # Whether the mean divides by the sum of `weight`, as torch does for l1_loss and mse_loss alone.
@@ -91,36 +92,36 @@ def pointwise_loss(
             kernel,
             definition,
             parameter,
-            input,
-            target,
             weight,
             weight_divides,
             pos_weight,
             reduction,
             out_dtype,
             options.backend,
-        )
+        ),
+        input,
+        target,
     )
 
 
-def run(call: PointwiseCall) -> Tensor:
+def run(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
     if call.backend == "reference":
         note("reference", "backend='reference' was asked for")
-        return by_definition(call)
+        return by_definition(call, input, target)
     if call.backend == "triton":
         raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
-    reason = kernel_obstacle(call)
+    reason = kernel_obstacle(call, input, target)
     if reason is None:
         note("cpu", cpu.description())
-        return by_kernel(call)
+        return by_kernel(call, input, target)
     if call.backend == "cpu":
         raise named_backend_error(call.function, "cpu", reason)
     note("reference", reason)
-    return by_definition(call)
+    return by_definition(call, input, target)
 
 
-def by_definition(call: PointwiseCall) -> Tensor:
-    input, target = widen(call.input), widen(call.target)
+def by_definition(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
+    input, target = widen(input), widen(target)
     mask = call.reduction.mask
     if mask is not None:
         # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
@@ -134,34 +135,34 @@ def by_definition(call: PointwiseCall) -> Tensor:
     return narrow(call.reduction.apply(values, counts), call.out_dtype)
 
 
-def kernel_obstacle(call: PointwiseCall) -> str | None:
+def kernel_obstacle(call: PointwiseCall, input: Tensor, target: Tensor) -> str | None:
     """Why the kernel cannot run this call, or None."""
     if not cpu.available():
         return cpu.unavailable_reason()
     reduction = call.reduction
     normalizer = reduction.normalizer if isinstance(reduction.normalizer, Tensor) else None
     factors = (call.weight, call.pos_weight, reduction.sample_weight, normalizer)
-    reason = obstacle(call.input, call.target, reduction.mask, *factors)
+    reason = obstacle(input, target, reduction.mask, *factors)
     if reason is not None:
         return reason
-    if call.input.dtype not in cpu.DTYPES or call.target.dtype != call.input.dtype:
+    if input.dtype not in cpu.DTYPES or target.dtype != input.dtype:
         return (
             "the kernel takes float32, bfloat16 or float16, the same for input and target, not "
-            f"{inputs.dtype_of(call.input)} and {inputs.dtype_of(call.target)}"
+            f"{inputs.dtype_of(input)} and {inputs.dtype_of(target)}"
         )
-    if call.input.shape != call.target.shape:
+    if input.shape != target.shape:
         return "input and target have different shapes"
     if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:3]):
         return "a weight is float64"
     if torch.is_grad_enabled():
         if any(factor is not None and factor.requires_grad for factor in factors):
             return "a weight or the normalizer requires a gradient"
-        if call.target.requires_grad and call.kernel not in cpu.SYMMETRIC:
+        if target.requires_grad and call.kernel not in cpu.SYMMETRIC:
             return "target requires a gradient"
     return None
 
 
-def by_kernel(call: PointwiseCall) -> Tensor:
+def by_kernel(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
     reduction, weight = call.reduction, None
     if call.weight is not None:
         weight = call.weight.detach().float().expand(reduction.shape)
@@ -176,12 +177,12 @@ def by_kernel(call: PointwiseCall) -> Tensor:
         pos_weight = call.pos_weight.detach().float().expand(reduction.shape)
     result = cpu.pointwise(
         call.kernel,
-        call.input.contiguous(),
-        call.target.contiguous(),
+        input.contiguous(),
+        target.contiguous(),
         call.parameter,
         reduction.name,
         call.out_dtype,
-        lambda input, target: by_definition(replace(call, input=input, target=target)),
+        lambda input, target: by_definition(call, input, target),
         weight=None if weight is None else weight.contiguous(),
         mask=None if reduction.mask is None else reduction.mask.contiguous(),
         pos_weight=None if pos_weight is None else pos_weight.contiguous(),
@@ -189,7 +190,7 @@ def by_kernel(call: PointwiseCall) -> Tensor:
     )
     if result is None:
         # The one fault that a kernel finds in its pass over the values.
-        inputs.check_probabilities(call.function, "input", call.input, reduction.mask)
-        inputs.check_probabilities(call.function, "target", call.target, reduction.mask)
+        inputs.check_probabilities(call.function, "input", input, reduction.mask)
+        inputs.check_probabilities(call.function, "target", target, reduction.mask)
         raise named_backend_error(call.function, "cpu", "the kernel declined")
     return result

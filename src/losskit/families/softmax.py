@@ -1,12 +1,12 @@
 """Losses of a row of scores against a class: from checked arguments to the result."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.dispatch import is_plain, named_backend_error, note, obstacle
+from losskit.core.dispatch import named_backend_error, note, obstacle
 from losskit.core.precision import narrow, widen
 from losskit.core.reduction import Options, Reduction
 from losskit.errors import LosskitRuntimeError
@@ -16,12 +16,12 @@ from losskit.losses import softmax
 
 @dataclass(frozen=True)
 class ClassCall:
-    """One call of cross_entropy or nll_loss whose arguments have been checked."""
+    """One call of cross_entropy or nll_loss whose arguments have been checked.
+
+    Without input and target: what a node of the graph keeps must not hold them past the backward pass.
+    """
 
     function: str
-    input: Tensor
-    # Class indices, or class probabilities of the shape of input.
-    target: Tensor
     weight: Tensor | None
     ignore_index: int
     label_smoothing: float
@@ -32,10 +32,6 @@ class ClassCall:
     out_dtype: torch.dtype
     inplace_backward: bool
     backend: str
-
-    @property
-    def probabilities(self) -> bool:
-        return self.target.is_floating_point()
 
 
 def class_loss(
@@ -60,8 +56,6 @@ def class_loss(
     return run(
         ClassCall(
             function,
-            input,
-            target,
             weight,
             ignore_index,
             label_smoothing,
@@ -71,38 +65,40 @@ def class_loss(
             out_dtype,
             inplace_backward,
             options.backend,
-        )
+        ),
+        input,
+        target,
     )
 
 
-def run(call: ClassCall) -> Tensor:
+def run(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
     if call.backend == "reference" and not call.inplace_backward:
         note("reference", "backend='reference' was asked for")
-        return by_definition(call)
+        return by_definition(call, input, target)
     if call.backend == "triton":
         raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
-    reason = kernel_obstacle(call)
+    reason = kernel_obstacle(call, input, target)
     if reason is None and call.backend == "reference":
         reason = "backend='reference' was asked for"
     if reason is None:
         note("cpu", cpu.description())
-        return by_kernel(call)
+        return by_kernel(call, input, target)
     if call.inplace_backward:
         raise LosskitRuntimeError(f"{call.function}: inplace_backward=True needs the CPU kernel, but {reason}.")
     if call.backend == "cpu":
         raise named_backend_error(call.function, "cpu", reason)
     note("reference", reason)
-    return by_definition(call)
+    return by_definition(call, input, target)
 
 
-def by_definition(call: ClassCall) -> Tensor:
-    input, target, weight, mask = widen(call.input), call.target, call.weight, call.reduction.mask
+def by_definition(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
+    input, weight, mask = widen(input), call.weight, call.reduction.mask
     weight = None if weight is None else widen(weight)
     counts = None
     if mask is not None:
         # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
         input = torch.where(mask.unsqueeze(call.class_dim), input, 0)
-    if call.probabilities:
+    if target.is_floating_point():
         if mask is not None:
             target = torch.where(mask.unsqueeze(call.class_dim), target, 0)
         values = softmax.cross_entropy_of_probabilities(
@@ -125,39 +121,41 @@ def by_definition(call: ClassCall) -> Tensor:
     return narrow(call.reduction.apply(values, counts), call.out_dtype)
 
 
-def kernel_obstacle(call: ClassCall) -> str | None:
+def kernel_obstacle(call: ClassCall, input: Tensor, target: Tensor) -> str | None:
     """Why the kernel cannot run this call, or None."""
     if not cpu.available():
         return cpu.unavailable_reason()
     reduction = call.reduction
     normalizer = reduction.normalizer if isinstance(reduction.normalizer, Tensor) else None
     factors = (call.weight, reduction.sample_weight, normalizer)
-    reason = obstacle(call.input, call.target, reduction.mask, *factors)
+    reason = obstacle(input, target, reduction.mask, *factors)
     if reason is not None:
         return reason
-    if call.input.dtype not in cpu.DTYPES:
-        return f"the kernel takes float32, bfloat16 or float16, not {inputs.dtype_of(call.input)}"
-    if call.probabilities and call.target.dtype != call.input.dtype:
+    if input.dtype not in cpu.DTYPES:
+        return f"the kernel takes float32, bfloat16 or float16, not {inputs.dtype_of(input)}"
+    if input.shape[call.class_dim] == 0:
+        return "there are no classes"
+    if target.is_floating_point() and target.dtype != input.dtype:
         return "class probabilities have another dtype than input"
     if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):
         return "a weight is float64"
     if torch.is_grad_enabled():
         if any(factor is not None and factor.requires_grad for factor in factors):
             return "a weight or the normalizer requires a gradient"
-        if call.target.requires_grad:
+        if target.requires_grad:
             return "target requires a gradient"
     return None
 
 
-def by_kernel(call: ClassCall) -> Tensor:
-    input, target, reduction = call.input, call.target, call.reduction
+def by_kernel(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
+    reduction = call.reduction
     if not cpu.class_layout(input):
         if call.inplace_backward:
             raise LosskitRuntimeError(
                 f"{call.function}: inplace_backward=True needs contiguous logits, got strides {input.stride()}."
             )
         input = input.contiguous()
-    target = cpu.target_like(input, target, call.probabilities)
+    target = cpu.target_like(input, target, target.is_floating_point())
     weight = None if call.weight is None else call.weight.detach().float().contiguous()
     row_weight = None if reduction.sample_weight is None else reduction.sample_weight.detach().float()
     divisor = None
@@ -167,7 +165,7 @@ def by_kernel(call: ClassCall) -> Tensor:
         or row_weight is not None
         or reduction.on_empty != "nan"
     ):
-        divisor = float(reduction.divisor(_counts(call)))
+        divisor = float(reduction.divisor(_counts(call, input, target)))
     result = cpu.class_loss(
         call.log_probs,
         input,
@@ -178,28 +176,28 @@ def by_kernel(call: ClassCall) -> Tensor:
         reduction.name,
         call.out_dtype,
         call.inplace_backward,
-        lambda input, target: by_definition(replace(call, input=input, target=target)),
+        lambda input, target: by_definition(call, input, target),
         row_weight=None if row_weight is None else row_weight.contiguous(),
         row_mask=None if reduction.mask is None else reduction.mask.contiguous(),
         divisor=divisor,
     )
     if result is None:
         # The one fault that a kernel finds in its pass over the targets.
-        inputs.check_class_range(call.function, call.target, call.input.shape[call.class_dim], _counted(call))
+        inputs.check_class_range(call.function, target, input.shape[call.class_dim], _counted(call, target))
         raise named_backend_error(call.function, "cpu", "the kernel declined")
     return result
 
 
-def _counted(call: ClassCall) -> Tensor:
-    counted = call.target != call.ignore_index
+def _counted(call: ClassCall, target: Tensor) -> Tensor:
+    counted = target != call.ignore_index
     return counted if call.reduction.mask is None else counted & call.reduction.mask
 
 
-def _counts(call: ClassCall) -> Tensor | None:
+def _counts(call: ClassCall, input: Tensor, target: Tensor) -> Tensor | None:
     """What each sample adds to the divisor of the mean."""
-    if call.probabilities:
+    if target.is_floating_point():
         return None
-    counted = _counted(call)
-    inputs.check_class_range(call.function, call.target, call.input.shape[call.class_dim], counted)
+    counted = _counted(call, target)
+    inputs.check_class_range(call.function, target, input.shape[call.class_dim], counted)
     weight = None if call.weight is None else call.weight.detach().float()
-    return softmax.class_weights(torch.where(counted, call.target, 0), counted, weight, torch.float32)
+    return softmax.class_weights(torch.where(counted, target, 0), counted, weight, torch.float32)

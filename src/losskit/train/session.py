@@ -11,10 +11,11 @@ import losskit
 from losskit.errors import LosskitValueError
 from losskit.train import data as data_sets
 from losskit.train.compare import Comparison, compare_with_torch
-from losskit.train.criterion import criterion, loss_label
+from losskit.train.criterion import Criterion, criterion, loss_label
 from losskit.train.curve import loss_curve, require_matplotlib
 from losskit.train.data import ImageData
 from losskit.train.loop import Training, deterministic
+from losskit.train.network import NUM_CLASSES
 from losskit.train.options import TrainOptions
 from losskit.train.output import Checkpoint, OutputFolder, Row
 from losskit.train.progress import Progress, Silent
@@ -52,8 +53,9 @@ def train(options: TrainOptions, progress: Progress | None = None, *, compare_to
     folder.prepare(options.overwrite)
     checkpoint = folder.load(options)
     data = data_sets.load(options.data, options.root)
-    _describe(options, data, progress)
-    checkpoint = _train(options, data, folder, checkpoint, progress)
+    ours = criterion(options, data.train_labels, "losskit")
+    _describe(options, data, ours, progress)
+    checkpoint = _train(Training(options, data, ours), folder, checkpoint, progress)
     folder.write_results(checkpoint)
     folder.write_curve(loss_curve(checkpoint.rows, f"{options.data}, {options.loss}", loss_label(options.loss)))
     last = checkpoint.rows[-1]
@@ -75,12 +77,10 @@ def unit(loss: str) -> str:
     return "one-hot units squared" if loss == "mse" else "nats"
 
 
-def _train(
-    options: TrainOptions, data: ImageData, folder: OutputFolder, checkpoint: Checkpoint | None, progress: Progress
-) -> Checkpoint:
+def _train(training: Training, folder: OutputFolder, checkpoint: Checkpoint | None, progress: Progress) -> Checkpoint:
     """Train the epochs that are still missing; returns the state after the last one, which is on the disk."""
-    with deterministic(torch.device(options.device)):
-        training = Training(options, data, criterion(options, data.train_labels, "losskit"))
+    options = training.options
+    with deterministic(training.device):
         rows: list[Row] = []
         step_losses: list[float] = []
         environment = _environment()
@@ -91,7 +91,7 @@ def _train(
             progress.epoch_saved(len(rows))
             progress.line(f"resuming after epoch {len(rows)} of {options.epochs}")
             _note_changes(checkpoint.environment, environment, progress)
-        steps = -(-len(data.train_labels) // options.batch_size)
+        steps = -(-len(training.data.train_labels) // options.batch_size)
         progress.start("losskit", options.epochs * steps, len(step_losses))
         try:
             for epoch in range(len(rows) + 1, options.epochs + 1):
@@ -125,20 +125,23 @@ def _train(
     return checkpoint
 
 
-def _describe(options: TrainOptions, data: ImageData, progress: Progress) -> None:
+def _describe(options: TrainOptions, data: ImageData, ours: Criterion, progress: Progress) -> None:
     progress.line(
         f"{options.data}: {len(data.train_labels)} training and {len(data.test_labels)} test images of 3x32x32, "
         "10 classes"
     )
-    extras = ""
+    # Asked of a call like those to come: what runs depends on dtype and device.
+    logits = torch.zeros(len(data.train_labels[: options.batch_size]), NUM_CLASSES, device=options.device)
+    labels = data.train_labels[: options.batch_size].to(options.device)
+    extras = f" on backend {losskit.explain_dispatch(ours.mean, logits, labels).backend}"
     if options.label_smoothing:
-        extras += f" with label smoothing {options.label_smoothing}"
+        extras += f", label smoothing {options.label_smoothing}"
     if options.class_weights:
-        extras += f" with {options.class_weights} class weights"
+        extras += f", {options.class_weights} class weights"
     progress.line(
         f"losskit.{MODULE_NAMES[options.loss]}{extras}, {options.optimizer} with learning rate "
         f"{options.learning_rate}, batches of {options.batch_size}, seed {options.seed}, {options.device}, "
-        f"{torch.get_num_threads()} threads"
+        f"threads: {torch.get_num_threads()}"
     )
 
 

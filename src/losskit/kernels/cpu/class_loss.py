@@ -1,9 +1,12 @@
 """Cross entropy and negative log-likelihood through the C++ kernels."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from losskit.kernels.cpu.autograd import Definition, Each, InPlace, Total
+from losskit.kernels.cpu.autograd import Each, InPlace, Total
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # The divisor that the targets and the class weights give; the kernel counts it.
@@ -31,24 +34,38 @@ def lean_class_loss(
     ignore_index: int,
     label_smoothing: float,
     reduction: str,
-    definition: Definition,
+    function: Callable[..., Tensor],
 ) -> Tensor | None:
-    """A call without extra options on plain tensors; None where it is not one, or anything is wrong with it."""
+    """A call without extra options on plain tensors; None where it is not one, or anything is wrong with it.
+
+    `function` is the public function, for derivatives of the gradient.
+    """
     if ext is None:
         return None
     result = ext.lean_class_loss(log_probs, input, target, weight, ignore_index, label_smoothing, reduction)
     if type(result) is not list:
         return result  # type: ignore[no-any-return]
-
-    def again(input: Tensor, target: Tensor, *rest: Tensor | float) -> Tensor:
-        mean = reduction == "mean"
-        return ext.class_loss(  # type: ignore[no-any-return]
-            log_probs, input, target, weight, ignore_index, label_smoothing, None, None, None,
-            True, mean, _COUNTED, rest[-1], False, True, False, 0,
-        )[1]  # fmt: skip
-
+    state = (log_probs, weight, ignore_index, label_smoothing, reduction, function)
     others = () if weight is None else (weight,)
-    return Total.apply(input, target, result, others, again, definition)  # type: ignore[no-any-return]
+    return Total.apply(  # type: ignore[no-any-return]
+        input, target, result, others, (_lean_gradient, _lean_definition, state)
+    )
+
+
+def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
+    log_probs, weight, ignore_index, label_smoothing, reduction, _ = state
+    return ext.class_loss(  # type: ignore[no-any-return]
+        log_probs, *saved[:2], weight, ignore_index, label_smoothing, None, None, None,
+        True, reduction == "mean", _COUNTED, upstream, False, True, False, 0,
+    )[1]  # fmt: skip
+
+
+def _lean_definition(state: Any, input: Tensor, target: Tensor) -> Tensor:
+    log_probs, weight, ignore_index, label_smoothing, reduction, function = state
+    smoothing = {} if log_probs else {"label_smoothing": label_smoothing}
+    return function(  # type: ignore[no-any-return]
+        input, target, weight, ignore_index=ignore_index, reduction=reduction, backend="reference", **smoothing
+    )
 
 
 def class_loss(
@@ -61,7 +78,7 @@ def class_loss(
     reduction: str,
     out_dtype: torch.dtype,
     inplace: bool,
-    definition: Definition,
+    definition: Callable[[Tensor, Tensor], Tensor],
     *,
     row_weight: Tensor | None,
     row_mask: Tensor | None,
@@ -87,14 +104,14 @@ def class_loss(
         torch.autograd.graph.increment_version(input)
         return InPlace.apply(input, [loss])  # type: ignore[no-any-return]
 
-    def again(input: Tensor, target: Tensor, *rest: Tensor | float) -> Tensor:
-        upstream = rest[-1]
-        scale, grad_output = (upstream, None) if total else (1.0, upstream.contiguous())  # type: ignore[union-attr]
+    def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
+        scale, grad_output = (upstream, None) if total else (1.0, upstream)
         return ext.class_loss(  # type: ignore[no-any-return]
-            log_probs, input, target, *options, grad_output, True, mean and total, given if total else 1.0, scale,
+            log_probs, *saved[:2], *options, grad_output, True, mean, given if total else 1.0, scale,
             False, True, False, 0,
         )[1]  # fmt: skip
 
     node = Total if total else Each
-    others = [tensor for tensor in (weight, row_weight, row_mask) if tensor is not None]
-    return node.apply(input, target, list(result), others, again, definition)  # type: ignore[no-any-return]
+    others = tuple(tensor for tensor in (weight, row_weight, row_mask) if tensor is not None)
+    call = (gradient, lambda _, input, target: definition(input, target), None)
+    return node.apply(input, target, list(result), others, call)  # type: ignore[no-any-return]

@@ -1,9 +1,12 @@
 """Pointwise losses through the C++ kernel."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from losskit.kernels.cpu.autograd import Definition, Each, Total
+from losskit.kernels.cpu.autograd import Each, Total
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # The codes of `Pointwise` in csrc/kernels.h.
@@ -13,22 +16,39 @@ SYMMETRIC = frozenset({L1, MSE, SMOOTH_L1, HUBER})
 
 
 def lean_pointwise(
-    kernel: int, input: Tensor, target: Tensor, parameter: float, reduction: str, definition: Definition
+    kernel: int,
+    input: Tensor,
+    target: Tensor,
+    parameter: float,
+    reduction: str,
+    function: Callable[..., Tensor],
+    options: dict[str, float] | None = None,
 ) -> Tensor | None:
-    """A call without extra options on plain tensors; None where it is not one, or anything is wrong with it."""
+    """A call without extra options on plain tensors; None where it is not one, or anything is wrong with it.
+
+    `function` is the public function and `options` what it needs beside input, target and reduction, for derivatives of
+    the gradient.
+    """
     if ext is None:
         return None
     result = ext.lean_pointwise(kernel, input, target, parameter, reduction, kernel in SYMMETRIC)
     if type(result) is not list:
         return result  # type: ignore[no-any-return]
+    call = (_lean_gradient, _lean_definition, (kernel, parameter, reduction, function, options))
+    return Total.apply(input, target, result, (), call)  # type: ignore[no-any-return]
 
-    def again(input: Tensor, target: Tensor, scale: float) -> Tensor:
-        divisor = float(input.numel()) if reduction == "mean" else 1.0
-        return ext.pointwise(  # type: ignore[no-any-return]
-            kernel, input, target, parameter, None, None, None, None, True, divisor, scale, False, True, 0
-        )[1]
 
-    return Total.apply(input, target, result, (), again, definition)  # type: ignore[no-any-return]
+def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
+    kernel, parameter, reduction, _, _ = state
+    divisor = float(saved[0].numel()) if reduction == "mean" else 1.0
+    return ext.pointwise(  # type: ignore[no-any-return]
+        kernel, *saved, parameter, None, None, None, None, True, divisor, upstream, False, True, 0
+    )[1]
+
+
+def _lean_definition(state: Any, input: Tensor, target: Tensor) -> Tensor:
+    _, _, reduction, function, options = state
+    return function(input, target, reduction=reduction, backend="reference", **options or {})  # type: ignore[no-any-return]
 
 
 def pointwise(
@@ -38,7 +58,7 @@ def pointwise(
     parameter: float,
     reduction: str,
     out_dtype: torch.dtype,
-    definition: Definition,
+    definition: Callable[[Tensor, Tensor], Tensor],
     *,
     weight: Tensor | None,
     mask: Tensor | None,
@@ -59,13 +79,13 @@ def pointwise(
     if not needs_grad:
         return loss
 
-    def again(input: Tensor, target: Tensor, *rest: Tensor | float) -> Tensor:
-        upstream = rest[-1]
-        scale, grad_output = (upstream, None) if total else (1.0, upstream.contiguous())  # type: ignore[union-attr]
+    def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
+        scale, grad_output = (upstream, None) if total else (1.0, upstream)
         return ext.pointwise(  # type: ignore[no-any-return]
-            kernel, input, target, parameter, *factors, grad_output, True, divisor, scale, False, True, 0
+            kernel, *saved[:2], parameter, *factors, grad_output, True, divisor, scale, False, True, 0
         )[1]
 
     node = Total if total else Each
-    others = [factor for factor in factors if factor is not None]
-    return node.apply(input, target, list(result), others, again, definition)  # type: ignore[no-any-return]
+    others = tuple(factor for factor in factors if factor is not None)
+    call = (gradient, lambda _, input, target: definition(input, target), None)
+    return node.apply(input, target, list(result), others, call)  # type: ignore[no-any-return]
