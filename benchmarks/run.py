@@ -197,7 +197,9 @@ def run_package(workload: PackageWorkload, settings: Settings) -> WorkloadResult
         samples = PACKAGE_TIMES[workload.kind](3 if settings.seconds < 2 else 7)
     except subprocess.CalledProcessError as error:
         result.status = "failed"
-        result.complaints.append((error.stderr or str(error)).strip().rpartition("\n")[2])
+        said = [text.strip(" |") for text in (error.stderr or str(error)).splitlines() if text.strip()]
+        # pip ends with hints; the reason is the exception above them.
+        result.complaints.append(next((text for text in reversed(said) if "Error: " in text), said[-1]))
         return result
     result.peers["losskit"] = PeerResult("losskit", timing=summarise(samples))
     result.outcomes = outcomes(result, workload)

@@ -286,6 +286,11 @@ bool class_layout(const Tensor& x, ClassArgs& args) {
     args.outer = x.ndim > 1 ? x.shape[0] : 1;
     args.inner = 1;
     for (int i = 2; i < x.ndim; ++i) args.inner *= x.shape[i];
+    if (args.inner == 0) {
+        // No samples, said in the way that the kernels divide by.
+        args.outer = 0;
+        args.inner = 1;
+    }
     if (x.contiguous()) return true;
     if (x.ndim < 3) return false;
     // Channels last: the classes of a position are neighbours.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -461,6 +462,18 @@ def test_interrupted_run_reports_what_it_finished(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(command, "run", interrupted)
     assert run_command(tmp_path) == 130
     assert len(json.loads((tmp_path / "bench.json").read_text())["workloads"]) == 1
+
+
+def test_build_that_fails_is_reported_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = "  | ConfigurationError: no README.md\n  note: from a subprocess\n\nhint: See above.\n"
+
+    def fail(_: int) -> list[float]:
+        raise subprocess.CalledProcessError(1, ["pip"], stderr=printed)
+
+    monkeypatch.setitem(measure.PACKAGE_TIMES, "build", fail)
+    result = run(BY_NAME["build"], SMALL)
+    assert (result.status, result.complaints) == ("failed", ["ConfigurationError: no README.md"])
+    assert list(report.result_lines(result)) == ["build", "    FAILED: ConfigurationError: no README.md"]
 
 
 # the command ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """What runs on this machine."""
 
-import importlib.metadata
 import platform
 
 import torch
 
+from losskit import __version__
 from losskit.kernels import cpu
 
 
@@ -22,7 +22,7 @@ def info() -> dict[str, str]:
     else:
         kernels, sets = f"not available: {cpu.unavailable_reason()}", "-"
     return {
-        "losskit": importlib.metadata.version("losskit"),
+        "losskit": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "backend reference": "available: the definitions in plain torch operations",

@@ -2,15 +2,18 @@
 
 Every loss takes these keywords beyond PyTorch's:
 
-* `sample_weight`: a weight per loss value, in the shape of the unreduced loss (or one that broadcasts to it). Multiplies
+* `sample_weight`: a weight per loss value, in the shape of the unreduced loss (or one that broadcasts to it).
+Multiplies
   each loss; `mean` divides by the sum of the weights that count.
 * `mask`: bool, True where a value counts. The rest is out of the value, the gradient and the divisor; a NaN under the
   mask stays there.
 * `normalizer`: a positive number or 0-dim tensor. The result is the sum divided by it.
-* `on_empty`: what `mean` is when nothing counts: `"nan"` (PyTorch's answer), `"zero"` (connected to the graph), `"raise"`.
+* `on_empty`: what `mean` is when nothing counts: `"nan"` (PyTorch's answer), `"zero"` (connected to the graph),
+`"raise"`.
 * `out_dtype`: the dtype of the result; None is PyTorch's. Half-precision inputs are computed in float32 either way, and
   `out_dtype=torch.float32` hands that precision over.
-* `backend`: `"auto"`, `"reference"` (the definition in plain torch operations), `"cpu"` or `"triton"`. A backend that is
+* `backend`: `"auto"`, `"reference"` (the definition in plain torch operations), `"cpu"` or `"triton"`. A backend that
+is
   named runs or raises.
 """
 
@@ -42,8 +45,9 @@ __all__ = [
     "softmax",
 ]
 
-# Each function first tries the lean path: no option beyond the loss's own, tensors that the kernel takes as they are. It
-# costs a microsecond and answers None where anything is out of the ordinary or wrong; then every argument is checked.
+# Each function first tries the lean path: no option beyond the loss's own, tensors that the kernel takes as they are.
+# It costs a microsecond and answers None where anything is out of the ordinary or wrong; then every argument is
+# checked.
 
 
 def l1_loss(
@@ -70,8 +74,8 @@ def l1_loss(
     `"mean"`, `"sum"`. `weight`: of the shape of input, multiplies each loss. The keywords after `weight` are described
     at the head of `losskit.functional`.
 
-    **Returns**: a 0-dim tensor, or the broadcast shape with `reduction="none"`; in units of the target. `mean` divides by
-    the number of losses, or by the sum of `weight` where it is given.
+    **Returns**: a 0-dim tensor, or the broadcast shape with `reduction="none"`; in units of the target. `mean` divides
+    by the number of losses, or by the sum of `weight` where it is given.
 
     **Gradient**: by input and target: sign(x − y), with the subgradient 0 at x = y.
 
@@ -86,7 +90,13 @@ def l1_loss(
     tensor(0.6667)
     """
     if (
-        (weight is sample_weight is mask is normalizer is out_dtype is size_average is reduce is None)
+        weight is None
+        and sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
+        and size_average is None
+        and reduce is None
         and backend == "auto"
         and on_empty == "nan"
         and not is_compiling()
@@ -153,7 +163,8 @@ def mse_loss(
 
     **Gradient**: by input and target: 2·(x − y).
 
-    **Edge cases**: an empty mean is NaN, an empty sum 0; NaN comes through; (x − y)² beyond the range of the dtype is inf.
+    **Edge cases**: an empty mean is NaN, an empty sum 0; NaN comes through; (x − y)² beyond the range of the dtype is
+    inf.
 
     **Raises**: ValueError for an unknown reduction or a weight of another shape, RuntimeError for shapes that do not
     broadcast, NotImplementedError for integer or complex tensors.
@@ -164,7 +175,13 @@ def mse_loss(
     tensor(1.3333)
     """
     if (
-        (weight is sample_weight is mask is normalizer is out_dtype is size_average is reduce is None)
+        weight is None
+        and sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
+        and size_average is None
+        and reduce is None
         and backend == "auto"
         and on_empty == "nan"
         and not is_compiling()
@@ -222,8 +239,8 @@ def smooth_l1_loss(
     `"mean"`, `"sum"`. `beta`: where quadratic turns linear, ≥ 0; 0 is the L1 loss. The keywords after `beta` are
     described at the head of `losskit.functional`.
 
-    **Returns**: a 0-dim tensor, or the broadcast shape with `reduction="none"`; in units of the target. `mean` divides by
-    the number of losses.
+    **Returns**: a 0-dim tensor, or the broadcast shape with `reduction="none"`; in units of the target. `mean` divides
+    by the number of losses.
 
     **Gradient**: by input and target: (x − y)/β, clamped to ±1.
 
@@ -240,7 +257,12 @@ def smooth_l1_loss(
     **Source**: Girshick, Fast R-CNN (2015), equation 3, for β = 1.
     """
     if (
-        (sample_weight is mask is normalizer is out_dtype is size_average is reduce is None)
+        sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
+        and size_average is None
+        and reduce is None
         and backend == "auto"
         and on_empty == "nan"
         and not is_compiling()
@@ -299,12 +321,12 @@ def huber_loss(
     **Equivalent to**: `c = (input - target).clamp(-delta, delta); (c * (input - target - c / 2)).mean()`
 
     **Args**: `input`, `target`: any shape, the same for both (others broadcast, with a warning); floating point.
-    `reduction`: `"none"`, `"mean"`, `"sum"`. `delta`: where quadratic turns linear, > 0. `weight`: of the shape of input,
-    multiplies each loss. The keywords after `weight` are described at the head of `losskit.functional`.
+    `reduction`: `"none"`, `"mean"`, `"sum"`. `delta`: where quadratic turns linear, > 0. `weight`: of the shape of
+    input, multiplies each loss. The keywords after `weight` are described at the head of `losskit.functional`.
 
     **Returns**: a 0-dim tensor, or the broadcast shape with `reduction="none"`; in squared units of the target. `mean`
-    divides by the number of losses, also where `weight` is given: PyTorch's l1_loss and mse_loss divide by the sum of the
-    weights, its huber_loss does not. `sample_weight` divides by the sum in all of them.
+    divides by the number of losses, also where `weight` is given: PyTorch's l1_loss and mse_loss divide by the sum of
+    the weights, its huber_loss does not. `sample_weight` divides by the sum in all of them.
 
     **Gradient**: by input and target: x − y, clamped to ±δ.
 
@@ -321,7 +343,11 @@ def huber_loss(
     **Source**: Huber, Robust Estimation of a Location Parameter (1964).
     """
     if (
-        (weight is sample_weight is mask is normalizer is out_dtype is None)
+        weight is None
+        and sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
         and backend == "auto"
         and on_empty == "nan"
         and not is_compiling()
@@ -383,17 +409,17 @@ def binary_cross_entropy(
     **Equivalent to**: `-(y * p.log().clamp(-100) + (1 - y) * (1 - p).log().clamp(-100)).mean()`
 
     **Args**: `input`: probabilities p in [0, 1], any shape; `target`: y in [0, 1], the shape and dtype of input.
-    `weight`: broadcasts to the shape of input, multiplies each loss. `size_average`, `reduce`: PyTorch's deprecated flags;
-    they win over `reduction`. `reduction`: `"none"`, `"mean"`, `"sum"`. The other keywords are described at the head of
-    `losskit.functional`.
+    `weight`: broadcasts to the shape of input, multiplies each loss. `size_average`, `reduce`: PyTorch's deprecated
+    flags; they win over `reduction`. `reduction`: `"none"`, `"mean"`, `"sum"`. The other keywords are described at the
+    head of `losskit.functional`.
 
     **Returns**: a 0-dim tensor, or the shape of input with `reduction="none"`; in nats. `mean` divides by the number of
     losses, also where `weight` is given.
 
     **Gradient**: by input: (p − y) / max(p·(1 − p), 1e-12); by target: log(1 − p) − log p.
 
-    **Edge cases**: p = 0 against y = 1 gives 100, where the logit's loss may be less: `binary_cross_entropy_with_logits`
-    is exact there. An empty mean is NaN, an empty sum 0.
+    **Edge cases**: p = 0 against y = 1 gives 100, where the logit's loss may be less:
+    `binary_cross_entropy_with_logits` is exact there. An empty mean is NaN, an empty sum 0.
 
     **Raises**: ValueError for an unknown reduction and for shapes that differ, RuntimeError for values outside [0, 1]
     (NaN among them), for dtypes that differ and for a weight that does not broadcast.
@@ -404,7 +430,13 @@ def binary_cross_entropy(
     tensor(0.1643)
     """
     if (
-        (weight is sample_weight is mask is normalizer is out_dtype is size_average is reduce is None)
+        weight is None
+        and sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
+        and size_average is None
+        and reduce is None
         and backend == "auto"
         and on_empty == "nan"
         and not is_compiling()
@@ -444,7 +476,15 @@ def binary_cross_entropy(
         False,
         None,
         input.shape,
-        Options(reduction, sample_weight, mask, normalizer, on_empty, input.dtype if out_dtype is None else out_dtype, backend),
+        Options(
+            reduction,
+            sample_weight,
+            mask,
+            normalizer,
+            on_empty,
+            input.dtype if out_dtype is None else out_dtype,
+            backend,
+        ),
     )
 
 
@@ -469,8 +509,8 @@ def binary_cross_entropy_with_logits(
     **Equivalent to**: `binary_cross_entropy(input.sigmoid(), target)`, without its clamp and its loss of digits
 
     **Args**: `input`: logits x, any shape; `target`: y, meant to lie in [0, 1], of the shape of input, floating point.
-    `weight`: broadcasts to the shape of input, multiplies each loss. `pos_weight`: w₊, broadcasts to the shape of input,
-    multiplies the term of the positives. `size_average`, `reduce`: PyTorch's deprecated flags; they win over
+    `weight`: broadcasts to the shape of input, multiplies each loss. `pos_weight`: w₊, broadcasts to the shape of
+    input, multiplies the term of the positives. `size_average`, `reduce`: PyTorch's deprecated flags; they win over
     `reduction`. `reduction`: `"none"`, `"mean"`, `"sum"`. The other keywords are described at the head of
     `losskit.functional`.
 
@@ -480,8 +520,8 @@ def binary_cross_entropy_with_logits(
     **Gradient**: by input: (1 − y)·σ(x) − w₊·y·σ(−x), which is σ(x) − y without w₊; by target: w₊·softplus(−x) −
     softplus(x).
 
-    **Edge cases**: an infinite logit of the right sign costs 0, of the wrong one inf. NaN comes through. An empty mean is
-    NaN, an empty sum 0.
+    **Edge cases**: an infinite logit of the right sign costs 0, of the wrong one inf. NaN comes through. An empty mean
+    is NaN, an empty sum 0.
 
     **Raises**: ValueError for an unknown reduction and for shapes that differ, RuntimeError for a target that is not
     floating point and for weights that do not broadcast.
@@ -492,7 +532,14 @@ def binary_cross_entropy_with_logits(
     tensor(0.2201)
     """
     if (
-        (weight is pos_weight is sample_weight is mask is normalizer is out_dtype is size_average is reduce is None)
+        weight is None
+        and pos_weight is None
+        and sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
+        and size_average is None
+        and reduce is None
         and backend == "auto"
         and on_empty == "nan"
         and not is_compiling()
@@ -536,7 +583,15 @@ def binary_cross_entropy_with_logits(
         pos_weight,
         input.shape,
         # torch computes in place of 1 − target, so the result has the dtype of target.
-        Options(reduction, sample_weight, mask, normalizer, on_empty, target.dtype if out_dtype is None else out_dtype, backend),
+        Options(
+            reduction,
+            sample_weight,
+            mask,
+            normalizer,
+            on_empty,
+            target.dtype if out_dtype is None else out_dtype,
+            backend,
+        ),
     )
 
 
@@ -565,10 +620,11 @@ def cross_entropy(
     **Args**: `input`: logits (raw scores, no softmax), shape (C), (N, C) or (N, C, d1, …), floating point. `target`:
     class indices in [0, C), int64 or uint8, shape (), (N) or (N, d1, …); or class probabilities of the shape of input,
     floating point. `weight`: one per class, shape (C), dtype of input. `size_average`, `reduce`: PyTorch's deprecated
-    flags; they win over `reduction`. `ignore_index`: a class index that does not count. `reduction`: `"none"`, `"mean"`,
-    `"sum"`. `label_smoothing`: ε in [0, 1]; the target becomes (1 − ε)·target + ε/C. `inplace_backward`: put the gradient
-    in the place of the logits, which saves a buffer of their size; **the logits hold the gradient as soon as the call
-    returns**, so do not read them afterwards. The other keywords are described at the head of `losskit.functional`.
+    flags; they win over `reduction`. `ignore_index`: a class index that does not count. `reduction`: `"none"`,
+    `"mean"`, `"sum"`. `label_smoothing`: ε in [0, 1]; the target becomes (1 − ε)·target + ε/C. `inplace_backward`: put
+    the gradient in the place of the logits, which saves a buffer of their size; **the logits hold the gradient as soon
+    as the call returns**, so do not read them afterwards. The other keywords are described at the head of
+    `losskit.functional`.
 
     **Returns**: a 0-dim tensor, or the shape of input without its class dimension with `reduction="none"`; in nats.
     `mean` divides by the sum of `weight[target]` over the samples that are not ignored (their number, without weights);
@@ -581,7 +637,8 @@ def cross_entropy(
     probability 0 and gradient 0; as the target it costs inf. A sample with NaN, +inf or nothing but −inf is NaN.
 
     **Raises**: ValueError for an unknown reduction and for batch sizes that differ, IndexError for a class index out of
-    range, RuntimeError for other shapes, dtypes or devices that do not go together and for label_smoothing outside [0, 1].
+    range, RuntimeError for other shapes, dtypes or devices that do not go together and for label_smoothing outside [0,
+    1].
 
     **Example**:
 
@@ -589,7 +646,12 @@ def cross_entropy(
     tensor(1.1019)
     """
     if (
-        (sample_weight is mask is normalizer is out_dtype is size_average is reduce is None)
+        sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
+        and size_average is None
+        and reduce is None
         and backend == "auto"
         and on_empty == "nan"
         and not inplace_backward
@@ -642,7 +704,9 @@ def cross_entropy(
         weight,
         ignore_index,
         float(label_smoothing),
-        Options(reduction, sample_weight, mask, normalizer, on_empty, dtype if out_dtype is None else out_dtype, backend),
+        Options(
+            reduction, sample_weight, mask, normalizer, on_empty, dtype if out_dtype is None else out_dtype, backend
+        ),
         inplace_backward,
     )
 
@@ -691,7 +755,12 @@ def nll_loss(
     tensor(1.1019)
     """
     if (
-        (sample_weight is mask is normalizer is out_dtype is size_average is reduce is None)
+        sample_weight is None
+        and mask is None
+        and normalizer is None
+        and out_dtype is None
+        and size_average is None
+        and reduce is None
         and backend == "auto"
         and on_empty == "nan"
         and not is_compiling()
@@ -729,6 +798,14 @@ def nll_loss(
         weight,
         ignore_index,
         0.0,
-        Options(reduction, sample_weight, mask, normalizer, on_empty, input.dtype if out_dtype is None else out_dtype, backend),
+        Options(
+            reduction,
+            sample_weight,
+            mask,
+            normalizer,
+            on_empty,
+            input.dtype if out_dtype is None else out_dtype,
+            backend,
+        ),
         False,
     )

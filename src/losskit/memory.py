@@ -19,9 +19,9 @@ def empty_cache() -> None:
 def memory_stats() -> dict[str, int]:
     """The state of the buffer pool of the CPU kernels.
 
-    **Returns**: `active_bytes` (in tensors that live), `cached_bytes` (idle), `peak_active_bytes`, `limit_bytes` (of what
-    may lie idle), `hits` and `misses` (buffers of 64 KiB and more that were at hand, or had to be mapped). All 0 without
-    the kernels.
+    **Returns**: `active_bytes` (in tensors that live), `cached_bytes` (idle), `peak_active_bytes`, `limit_bytes` (of
+    what may lie idle), `hits` and `misses` (buffers of 64 KiB and more that were at hand, or had to be mapped). All 0
+    without the kernels.
 
     **Example**:
 
@@ -45,8 +45,8 @@ def set_cache_limit(limit: int) -> None:
 def tune_malloc() -> None:
     """Make the C library keep large freed blocks instead of returning them, for the whole process.
 
-    Eager PyTorch maps and zeroes anew every large buffer that it frees and takes again; with this it does not, and its own
-    losses run about 1.8 times as fast. Freed memory then stays with the process. It cannot be undone. glibc only.
+    Eager PyTorch maps and zeroes anew every large buffer that it frees and takes again; with this it does not, and its
+    own losses run about 1.8 times as fast. Freed memory then stays with the process. It cannot be undone. glibc only.
 
     **Raises**: RuntimeError where the C library is not glibc or refuses.
     """

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional as torch_functional
 
 from losskit import functional, modules
+from losskit.catalog import LOSSES
 
-CLASSES = tuple(modules.__all__)
-FUNCTIONS = tuple(name for name in functional.__all__ if name not in ("log_softmax", "logsigmoid", "softmax"))
+CLASSES = tuple(loss.module for loss in LOSSES)
+FUNCTIONS = tuple(loss.name for loss in LOSSES)
 
 _lock = threading.RLock()
 

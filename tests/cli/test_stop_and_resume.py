@@ -5,7 +5,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +17,6 @@ from losskit.train import TrainOptions, train
 Start = Callable[..., "subprocess.Popen[str]"]
 
 TRAIN = ["train", "--data", "fake", "--optimizer", "adamw", "--out", "run"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def stop_after_epochs(process: "subprocess.Popen[str]", metrics: Path, epochs: int, how: signal.Signals) -> None:

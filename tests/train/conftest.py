@@ -68,7 +68,6 @@ class SmallCifar10:
 
     def __init__(self, release: Release, batch: Callable[[Tensor, list[int]], bytes]) -> None:
         self.published = release
-        self.batch = batch
         generator = torch.Generator().manual_seed(1)
         self.images = torch.randint(0, 256, (6 * ROWS, 3, 32, 32), dtype=torch.uint8, generator=generator)
         self.labels = torch.randint(0, 10, (6 * ROWS,), generator=generator)

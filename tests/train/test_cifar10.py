@@ -1,6 +1,5 @@
 """Reading CIFAR-10: both versions, as archive and as folder; everything that can be wrong with them."""
 
-import contextlib
 import gzip
 import hashlib
 import io
@@ -237,22 +236,6 @@ def test_a_damaged_pickle(content: bytes, python_version: Any, tmp_path: Path) -
     message = refusal(tmp_path, python_version.release())
     assert message.startswith(f"cifar10: {folder / 'data_batch_2'} is no readable batch (")
     assert message.endswith(f"); {AGAIN[PYTHON.archive]}")
-
-
-def test_a_pickle_cannot_change_what_the_next_one_means(python_version: Any, tmp_path: Path) -> None:
-    """BUILD with a pair of states sets attributes, also on a class: here the reader's own `__setstate__`."""
-    poison = b"\x80\x02cnumpy\nndarray\n(N}U\x0c__setstate__Nsst."
-    tampering = b"\x80\x02}U\x01xcnumpy\ndtype\n)\x81N}U\x05stateK\x01s\x86bs."
-    python_version.files["data_batch_1"] = tampering
-    python_version.write_folder(tmp_path)
-    refusal(tmp_path, python_version.release())
-    for content in (poison, tampering):
-        with contextlib.suppress(*cifar10.DAMAGED_PICKLE):
-            cifar10._BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
-    (tmp_path / "good").mkdir()
-    good = type(python_version)(PYTHON, python_version.batch)
-    good.write_folder(tmp_path / "good")
-    assert_equal(cifar10.load(tmp_path / "good", (good.release(),)), good.expected)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import losskit
 from losskit.errors import DataError, LosskitError, LosskitRuntimeError, LosskitValueError, OutputError
 from losskit.train import TrainOptions, data, output, session, train
+from losskit.train.criterion import criterion
+from losskit.train.loop import Training, epoch_seed
 from losskit.train.network import classifier
 from losskit.train.options import LOSSES, OPTIMIZERS
 from losskit.train.progress import Silent
@@ -135,6 +138,26 @@ def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
     runs = [train(fake(tmp_path / str(index), epochs=1, seed=seed)).step_losses for index, seed in enumerate((3, 3, 4))]
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
+
+
+def test_every_epoch_has_an_order_of_its_own() -> None:
+    images = data.fake()
+    training = Training(TrainOptions(data="fake"), images, criterion(TrainOptions(), images.train_labels, "losskit"))
+    orders = [torch.cat([labels for _, labels in training._shuffled(epoch)]).tolist() for epoch in (1, 2, 1)]
+    assert orders[0] == orders[2] != orders[1]
+    assert sorted(orders[0]) == sorted(orders[1]) == sorted(images.train_labels.tolist())
+    assert len({epoch_seed(seed, epoch) for seed in range(3) for epoch in range(50)}) == 150
+
+
+def test_what_runs_is_told(tmp_path: Path) -> None:
+    seen = Lines()
+    train(fake(tmp_path, epochs=1, label_smoothing=0.1, class_weights="balanced"), seen)
+    backend = losskit.explain_dispatch(losskit.CrossEntropyLoss(), torch.zeros(64, 10), torch.zeros(64).long()).backend
+    assert seen.lines[:2] == [
+        "fake: 256 training and 64 test images of 3x32x32, 10 classes",
+        f"losskit.CrossEntropyLoss on backend {backend}, label smoothing 0.1, balanced class weights, sgd with "
+        "learning rate 0.01, batches of 64, seed 0, cpu, threads: 1",
+    ]
 
 
 def test_the_global_random_state_is_left_alone(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def obstacle(*tensors: Tensor | None) -> str | None:
             continue
         if type(tensor) is not Tensor and type(tensor) is not Parameter:
             return f"{type(tensor).__name__} is a subclass of Tensor"
+        if torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return "a tensor is batched by vmap"
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}"
         if tensor.layout != torch.strided:

@@ -1,4 +1,5 @@
-"""Every error that a call can get for its arguments. Each is one sentence: function, argument, expected, got; then a fix."""
+"""Every error that a call can get for its arguments. Each is one sentence: function, argument, expected, got; then a
+fix."""
 
 import math
 import warnings
@@ -107,7 +108,7 @@ def check_normalizer(function: str, normalizer: object, reduction: str) -> None:
             raise LosskitTypeError(f"{function}: normalizer must be real, got {dtype_of(normalizer)}.")
         if not is_plain(normalizer):
             return
-        value = float(normalizer)
+        value = float(normalizer.detach())
     else:
         check_number(function, "normalizer", normalizer)
         value = float(normalizer)  # type: ignore[arg-type]  # check_number has seen that it is a number
@@ -168,7 +169,6 @@ def check_broadcast(function: str, name: str, tensor: Tensor, shape: torch.Size)
         )
 
 
-
 def is_inexact(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
@@ -203,7 +203,7 @@ def broadcast_shape(function: str, input: Tensor, target: Tensor) -> torch.Size:
     if input.shape == target.shape:
         return input.shape
     try:
-        shape = torch.broadcast_shapes(input.shape, target.shape)
+        shape = torch.Size(torch.broadcast_shapes(input.shape, target.shape))  # type: ignore[no-untyped-call]
     except RuntimeError:
         raise LosskitRuntimeError(
             f"{function}: target must have the shape of input, {shape_of(input)}, got {shape_of(target)}, "
@@ -254,7 +254,6 @@ def check_probabilities(function: str, name: str, values: Tensor, mask: Tensor |
             f"{function}: {found} of {values.numel()} values of {name} lie outside [0, 1] "
             f"(min={float(low):g}, max={float(high):g}): {fix}"
         )
-
 
 
 def class_dim_of(input: Tensor) -> int:
@@ -314,9 +313,7 @@ def check_index_dtype(function: str, target: Tensor) -> None:
         return
     seen = f"{function}: target is {dtype_of(target)} with shape {shape_of(target)}"
     if target.is_floating_point():
-        raise LosskitRuntimeError(
-            f"{seen}, the shape of class indices; class indices must be integers: target.long()?"
-        )
+        raise LosskitRuntimeError(f"{seen}, the shape of class indices; class indices must be integers: target.long()?")
     raise LosskitRuntimeError(f"{seen}; class indices must be int64 or uint8: target.long()?")
 
 
@@ -374,13 +371,15 @@ def check_class_range(function: str, target: Tensor, classes: int, counts: Tenso
     """Every index that counts lies in [0, classes)."""
     if not is_plain(target) or target.numel() == 0:
         return
+    # A comparison in uint8 would take the number of classes modulo 256.
+    target = target.long()
     outside = counts & ((target < 0) | (target >= classes))
     found = int(outside.sum())
     if not found:
         return
     wrong = target[outside]
     first = int(outside.flatten().nonzero()[0])
-    listed = sorted(set(wrong.unique().tolist()))
+    listed = sorted(set(wrong.tolist()))
     shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
     counted = target[counts]
     low, high = int(counted.min()), int(counted.max())

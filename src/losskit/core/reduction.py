@@ -23,6 +23,12 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     return name
 
 
+def where(counts: Tensor, values: Tensor) -> Tensor:
+    """The values that count, and 0 elsewhere."""
+    # A number in place of the tensor would be none of the kind of `values` where those are fake tensors, say.
+    return torch.where(counts, values, values.new_zeros(()))
+
+
 @dataclass(frozen=True)
 class Options:
     """The options that every loss takes, as the call gives them."""
@@ -78,7 +84,7 @@ class Reduction:
         if self.sample_weight is not None:
             share = self.sample_weight if share is None else share * self.sample_weight
         if self.mask is not None:
-            share = self.mask if share is None else torch.where(self.mask, share, 0.0)
+            share = self.mask if share is None else where(self.mask, share)
         if share is None:
             return float(math.prod(self.shape))
         # In float64: a float32 sum of ones is exact only up to 2**24.
@@ -89,13 +95,13 @@ class Reduction:
         if self.sample_weight is not None:
             values = values * self.sample_weight
         if self.mask is not None:
-            values = torch.where(self.mask, values, 0.0)
+            values = where(self.mask, values)
         if self.name == "none":
             return values
-        if self.name == "mean" and counts is self.sample_weight is self.mask is self.normalizer is None:
-            if self.on_empty == "nan" or values.numel() > 0:
-                # Not a sum over a number: that number would be a constant of a traced graph.
-                return values.mean()
+        plain = counts is None and self.sample_weight is None and self.mask is None and self.normalizer is None
+        if plain and self.name == "mean" and self.on_empty == "nan":
+            # Not a sum over a number: that number would be a constant of a traced graph.
+            return values.mean()
         total, divisor = values.sum(), self.divisor(counts)
         if isinstance(divisor, Tensor):
             return total / divisor.to(total.dtype)

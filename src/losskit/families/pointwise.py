@@ -9,10 +9,9 @@ from torch import Tensor
 from losskit.core import inputs
 from losskit.core.dispatch import named_backend_error, note, obstacle
 from losskit.core.precision import narrow, widen
-from losskit.core.reduction import Options, Reduction
+from losskit.core.reduction import Options, Reduction, where
 from losskit.errors import LosskitValueError
 from losskit.kernels import cpu
-
 
 # input, target and pos_weight to the unreduced loss.
 Definition = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -125,7 +124,7 @@ def by_definition(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
     mask = call.reduction.mask
     if mask is not None:
         # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
-        input, target = torch.where(mask, input, 0), torch.where(mask, target, 0)
+        input, target = where(mask, input), where(mask, target)
     values = call.definition(input, target, call.pos_weight)
     counts = None
     if call.weight is not None:
@@ -183,10 +182,12 @@ def by_kernel(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
         reduction.name,
         call.out_dtype,
         lambda input, target: by_definition(call, input, target),
-        weight=None if weight is None else weight.contiguous(),
-        mask=None if reduction.mask is None else reduction.mask.contiguous(),
-        pos_weight=None if pos_weight is None else pos_weight.contiguous(),
-        divisor=divisor,
+        (
+            None if weight is None else weight.contiguous(),
+            None if reduction.mask is None else reduction.mask.contiguous(),
+            None if pos_weight is None else pos_weight.contiguous(),
+        ),
+        divisor,
     )
     if result is None:
         # The one fault that a kernel finds in its pass over the values.

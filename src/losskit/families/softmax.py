@@ -8,7 +8,7 @@ from torch import Tensor
 from losskit.core import inputs
 from losskit.core.dispatch import named_backend_error, note, obstacle
 from losskit.core.precision import narrow, widen
-from losskit.core.reduction import Options, Reduction
+from losskit.core.reduction import Options, Reduction, where
 from losskit.errors import LosskitRuntimeError
 from losskit.kernels import cpu
 from losskit.losses import softmax
@@ -97,23 +97,25 @@ def by_definition(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
     counts = None
     if mask is not None:
         # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
-        input = torch.where(mask.unsqueeze(call.class_dim), input, 0)
-    if target.is_floating_point():
+        input = where(mask.unsqueeze(call.class_dim), input)
+    if not target.is_floating_point():
+        # uint8 would take ignore_index and C modulo 256.
+        target = target.long()
+        counted = _counted(call, target)
+        inputs.check_class_range(call.function, target, input.shape[call.class_dim], counted)
+    if input.shape[call.class_dim] == 0:
+        # Without a class nothing counts, and there is no index 0 to take: a sum over nothing is the zero.
+        values = input.sum(call.class_dim)
+        counts = torch.zeros_like(values)
+    elif target.is_floating_point():
         if mask is not None:
-            target = torch.where(mask.unsqueeze(call.class_dim), target, 0)
+            target = where(mask.unsqueeze(call.class_dim), target)
         values = softmax.cross_entropy_of_probabilities(
             input, widen(target), weight, call.label_smoothing, call.class_dim
         )
     else:
-        counted = target != call.ignore_index
-        if mask is not None:
-            counted = counted & mask
-        inputs.check_class_range(call.function, target, input.shape[call.class_dim], counted)
-        target = torch.where(counted, target, 0)
-        if input.shape[call.class_dim] == 0:
-            # No class at all, so nothing counts and there is no index 0 to take: a sum over nothing is the zero.
-            values = input.sum(call.class_dim)
-        elif call.log_probs:
+        target = where(counted, target)
+        if call.log_probs:
             values = softmax.nll_loss(input, target, counted, weight, call.class_dim)
         else:
             values = softmax.cross_entropy(input, target, counted, weight, call.label_smoothing, call.class_dim)
@@ -189,7 +191,7 @@ def by_kernel(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
 
 
 def _counted(call: ClassCall, target: Tensor) -> Tensor:
-    counted = target != call.ignore_index
+    counted = target.long() != call.ignore_index
     return counted if call.reduction.mask is None else counted & call.reduction.mask
 
 
@@ -200,4 +202,4 @@ def _counts(call: ClassCall, input: Tensor, target: Tensor) -> Tensor | None:
     counted = _counted(call, target)
     inputs.check_class_range(call.function, target, input.shape[call.class_dim], counted)
     weight = None if call.weight is None else call.weight.detach().float()
-    return softmax.class_weights(torch.where(counted, target, 0), counted, weight, torch.float32)
+    return softmax.class_weights(where(counted, target), counted, weight, torch.float32)

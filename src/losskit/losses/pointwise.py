@@ -55,6 +55,6 @@ def binary_cross_entropy_with_logits(input: Tensor, target: Tensor, pos_weight: 
     negative = 1 - target
     # 0·inf is 0 here: a certain and right prediction costs nothing.
     certain_right = input.isinf() & torch.where(input > 0, negative == 0, positive == 0)
-    logit = torch.where(certain_right, 0.0, input)
+    logit = input.masked_fill(certain_right, 0)
     loss = -negative * logsigmoid(-logit) - positive * logsigmoid(logit)
-    return torch.where(certain_right, 0.0, loss)
+    return loss.masked_fill(certain_right, 0)

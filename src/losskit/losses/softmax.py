@@ -10,23 +10,22 @@ from torch import Tensor
 
 def take_class(values: Tensor, target: Tensor, class_dim: int) -> Tensor:
     """values[…, target, …]: the entry of each sample's class."""
-    return values.gather(class_dim, target.long().unsqueeze(class_dim)).squeeze(class_dim)
+    return values.gather(class_dim, target.unsqueeze(class_dim)).squeeze(class_dim)
 
 
 def class_weights(target: Tensor, counts: Tensor, weight: Tensor | None, dtype: torch.dtype) -> Tensor:
     """w[target] where the sample counts, else 0: what a sample adds to the divisor of the mean."""
-    taken = torch.ones((), dtype=dtype, device=target.device) if weight is None else weight[target.long()]
-    return torch.where(counts, taken, 0.0)
+    return counts.to(dtype) if weight is None else weight[target].masked_fill(~counts, 0)
 
 
 def nll_loss(log_probs: Tensor, target: Tensor, counts: Tensor, weight: Tensor | None, class_dim: int) -> Tensor:
     """−w[t]·log p[t] where `counts`, else 0. `target` holds class indices, all within range."""
     loss = -take_class(log_probs, target, class_dim)
     if weight is not None:
-        taken = weight[target.long()]
+        taken = weight[target]
         # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is.
-        loss = torch.where(taken == 0, 0.0, taken * loss)
-    return torch.where(counts, loss, 0.0)
+        loss = (taken * loss).masked_fill(taken == 0, 0)
+    return loss.masked_fill(~counts, 0)
 
 
 def cross_entropy(
@@ -47,8 +46,8 @@ def cross_entropy(
         return loss
     share = label_smoothing / logits.shape[class_dim]
     uniform = torch.full_like(log_probs, share) if weight is None else share * _along(weight, logits.ndim, class_dim)
-    smooth = torch.where(counts, _expected(uniform, log_probs, class_dim), 0.0)
-    return (1 - label_smoothing) * loss + smooth
+    smooth = _expected(uniform, log_probs, class_dim)
+    return (1 - label_smoothing) * loss + smooth.masked_fill(~counts, 0)
 
 
 def cross_entropy_of_probabilities(
@@ -70,7 +69,7 @@ def cross_entropy_of_probabilities(
 def _expected(share: Tensor, log_probs: Tensor, class_dim: int) -> Tensor:
     # 0·(−inf) is 0: a class that is excluded on both sides costs nothing.
     excluded = (share == 0) & (log_probs == float("-inf"))
-    return -(share * torch.where(excluded, 0.0, log_probs)).sum(class_dim)
+    return -(share * log_probs.masked_fill(excluded, 0)).sum(class_dim)
 
 
 def _along(weight: Tensor, ndim: int, class_dim: int) -> Tensor:

@@ -178,7 +178,11 @@ def _again(release: Release) -> str:
 
 
 class _Inert:
-    """Stands for whatever a pickle names: keeps the arguments and the state it is given, and does nothing."""
+    """Stands for whatever a pickle names: keeps the arguments and the state it is given, and does nothing.
+
+    `__setstate__` also keeps a pickle from setting attributes: it takes what BUILD would otherwise spread over the
+    object, and on a class, where it lacks its instance, it raises.
+    """
 
     arguments: tuple[Any, ...] = ()
     state: Any = None
@@ -196,7 +200,6 @@ class _BatchUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> type[_Inert]:
         if (module, name) not in self.NAMES:
             raise _ForbiddenNameError(f"{module}.{name}")
-        # A class of its own for each mention: a pickle can set attributes, and must not reach another pickle's.
         return type(name, (_Inert,), {})
 
 

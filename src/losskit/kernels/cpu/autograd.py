@@ -1,8 +1,9 @@
 """The kernels as nodes of the autograd graph.
 
-A node knows its call as a tuple `(gradient, definition, state)`: `gradient(state, saved, upstream)` runs the kernel once
-more on the saved tensors, and `definition(state, input, target)` is the loss in plain torch operations, for derivatives of
-the gradient. A tuple and not a closure, because building one must cost nothing next to the smallest loss.
+A node knows its call as a tuple `(gradient, definition, state)`: `gradient(state, saved, upstream)` runs the kernel
+once more on the saved tensors, and `definition(state, input, target)` is the loss in plain torch operations, for
+derivatives of the gradient. A tuple and not a closure, because building one must cost nothing next to the smallest
+loss.
 """
 
 from collections.abc import Callable
@@ -94,7 +95,8 @@ class InPlace(Function):
         if not ext.scale_gradient(grad, grad_output):
             raise LosskitRuntimeError(
                 f"cross_entropy: inplace_backward=True with {grad.dtype} logits takes a grad_output of 1, got "
-                f"{float(grad_output):g}, because the gradient has been rounded already: normalizer= scales before that."
+                f"{float(grad_output):g}, because the gradient has been rounded already: "
+                "normalizer= scales before that."
             )
         return grad, None
 
@@ -110,8 +112,6 @@ def _by_definition(ctx: Any, grad_output: Tensor) -> Any:
     create_graph = is_grad_enabled()
     tensors = ctx.saved_tensors[:2]
     needs = ctx.needs_input_grad[:2]
-    if not create_graph:
-        tensors = [tensor.detach().requires_grad_(need) for tensor, need in zip(tensors, needs, strict=True)]
     needed = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
     with torch.enable_grad():
         loss = ctx.call[1](ctx.call[2], *tensors)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit.errors import LosskitRuntimeError
 from losskit.kernels.cpu.autograd import Each, InPlace, Total
 from losskit.kernels.cpu.extension import dtype_code, ext
 
@@ -43,21 +44,59 @@ def lean_class_loss(
     if ext is None:
         return None
     result = ext.lean_class_loss(log_probs, input, target, weight, ignore_index, label_smoothing, reduction)
-    if type(result) is not list:
-        return result  # type: ignore[no-any-return]
+    if not isinstance(result, list):
+        return result
     state = (log_probs, weight, ignore_index, label_smoothing, reduction, function)
     others = () if weight is None else (weight,)
-    return Total.apply(  # type: ignore[no-any-return]
+    return Total.apply(  # type: ignore[no-untyped-call, no-any-return]
         input, target, result, others, (_lean_gradient, _lean_definition, state)
     )
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
     log_probs, weight, ignore_index, label_smoothing, reduction, _ = state
-    return ext.class_loss(  # type: ignore[no-any-return]
-        log_probs, *saved[:2], weight, ignore_index, label_smoothing, None, None, None,
-        True, reduction == "mean", _COUNTED, upstream, False, True, False, 0,
-    )[1]  # fmt: skip
+    options = (weight, ignore_index, label_smoothing, None, None)
+    return _gradient(log_probs, saved, options, None, reduction == "mean", _COUNTED, upstream)
+
+
+# weight, ignore_index, label_smoothing, row_weight, row_mask
+_Options = tuple[Tensor | None, int, float, Tensor | None, Tensor | None]
+
+
+def _gradient(
+    log_probs: bool,
+    saved: tuple[Tensor, ...],
+    options: _Options,
+    grad_output: Tensor | None,
+    mean: bool,
+    divisor: float,
+    upstream: float,
+) -> Tensor:
+    weight, ignore_index, label_smoothing, row_weight, row_mask = options
+    result = ext.class_loss(
+        log_probs=log_probs,
+        input=saved[0],
+        target=saved[1],
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        row_weight=row_weight,
+        row_mask=row_mask,
+        grad_output=grad_output,
+        total=True,
+        mean=mean,
+        divisor=divisor,
+        upstream=upstream,
+        want_loss=False,
+        want_grad=True,
+        inplace=False,
+        out_dtype=0,
+    )
+    if result is None:
+        # The forward pass took these targets; autograd would have seen a change by an operation that it knows of.
+        raise LosskitRuntimeError("a target has left the range of the classes since the forward pass.")
+    gradient: Tensor = result[1]
+    return gradient
 
 
 def _lean_definition(state: Any, input: Tensor, target: Tensor) -> Tensor:
@@ -87,12 +126,27 @@ def class_loss(
     """The loss of tensors in a layout of the kernels; None where a class index is out of range."""
     total, mean = reduction != "none", reduction == "mean"
     needs_grad = torch.is_grad_enabled() and input.requires_grad
-    code = dtype_code(out_dtype)
     given = _COUNTED if divisor is None else divisor
     options = (weight, ignore_index, label_smoothing, row_weight, row_mask)
     inplace = inplace and needs_grad
     result = ext.class_loss(
-        log_probs, input, target, *options, None, total, mean, given, 1.0, True, needs_grad and total, inplace, code
+        log_probs=log_probs,
+        input=input,
+        target=target,
+        weight=weight,
+        ignore_index=ignore_index,
+        label_smoothing=label_smoothing,
+        row_weight=row_weight,
+        row_mask=row_mask,
+        grad_output=None,
+        total=total,
+        mean=mean,
+        divisor=given,
+        upstream=1.0,
+        want_loss=True,
+        want_grad=needs_grad and total,
+        inplace=inplace,
+        out_dtype=dtype_code(out_dtype),
     )
     if result is None:
         return None
@@ -102,16 +156,14 @@ def class_loss(
     if inplace:
         # Whoever saved the logits for a backward of its own now gets torch's error instead of a wrong gradient.
         torch.autograd.graph.increment_version(input)
-        return InPlace.apply(input, [loss])  # type: ignore[no-any-return]
+        return InPlace.apply(input, [loss])  # type: ignore[no-untyped-call, no-any-return]
 
     def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
-        scale, grad_output = (upstream, None) if total else (1.0, upstream)
-        return ext.class_loss(  # type: ignore[no-any-return]
-            log_probs, *saved[:2], *options, grad_output, True, mean, given if total else 1.0, scale,
-            False, True, False, 0,
-        )[1]  # fmt: skip
+        if total:
+            return _gradient(log_probs, saved, options, None, mean, given, upstream)
+        return _gradient(log_probs, saved, options, upstream, False, 1.0, 1.0)
 
     node = Total if total else Each
     others = tuple(tensor for tensor in (weight, row_weight, row_mask) if tensor is not None)
     call = (gradient, lambda _, input, target: definition(input, target), None)
-    return node.apply(input, target, list(result), others, call)  # type: ignore[no-any-return]
+    return node.apply(input, target, list(result), others, call)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,7 +1,7 @@
 """The extension module `losskit._kernels`: whether it is here, and what it is connected to."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.autograd import forward_ad
@@ -12,13 +12,17 @@ from losskit.errors import BackendError
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _DTYPE_CODES = {**DTYPES, torch.float64: 3, torch.int64: 4, torch.uint8: 5, torch.bool: 6}
 
-ext: Any = None
 _missing = ""
+if TYPE_CHECKING:
+    from losskit import _kernels
 
-try:
-    from losskit import _kernels as ext  # type: ignore[no-redef]
-except ImportError as error:
-    _missing = f"the kernels are not built ({error})"
+    ext = _kernels
+else:
+    try:
+        from losskit import _kernels as ext
+    except ImportError as error:
+        ext = None
+        _missing = f"the kernels are not built ({error})"
 
 
 def dtype_code(dtype: torch.dtype) -> int:
@@ -57,9 +61,7 @@ def empty_cache() -> None:
 
 def memory_stats() -> dict[str, int]:
     if ext is None:
-        return dict.fromkeys(
-            ("active_bytes", "cached_bytes", "peak_active_bytes", "limit_bytes", "hits", "misses"), 0
-        )
+        return dict.fromkeys(("active_bytes", "cached_bytes", "peak_active_bytes", "limit_bytes", "hits", "misses"), 0)
     return dict(ext.memory_stats())
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit.errors import LosskitRuntimeError
 from losskit.kernels.cpu.autograd import Each, Total
 from losskit.kernels.cpu.extension import dtype_code, ext
 
@@ -32,18 +33,49 @@ def lean_pointwise(
     if ext is None:
         return None
     result = ext.lean_pointwise(kernel, input, target, parameter, reduction, kernel in SYMMETRIC)
-    if type(result) is not list:
-        return result  # type: ignore[no-any-return]
+    if not isinstance(result, list):
+        return result
     call = (_lean_gradient, _lean_definition, (kernel, parameter, reduction, function, options))
-    return Total.apply(input, target, result, (), call)  # type: ignore[no-any-return]
+    return Total.apply(input, target, result, (), call)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
     kernel, parameter, reduction, _, _ = state
     divisor = float(saved[0].numel()) if reduction == "mean" else 1.0
-    return ext.pointwise(  # type: ignore[no-any-return]
-        kernel, *saved, parameter, None, None, None, None, True, divisor, upstream, False, True, 0
-    )[1]
+    return _gradient(kernel, saved, parameter, (None, None, None), None, divisor, upstream)
+
+
+def _gradient(
+    kernel: int,
+    saved: tuple[Tensor, ...],
+    parameter: float,
+    factors: tuple[Tensor | None, Tensor | None, Tensor | None],
+    grad_output: Tensor | None,
+    divisor: float,
+    upstream: float,
+) -> Tensor:
+    weight, mask, pos_weight = factors
+    result = ext.pointwise(
+        loss=kernel,
+        input=saved[0],
+        target=saved[1],
+        parameter=parameter,
+        weight=weight,
+        mask=mask,
+        pos_weight=pos_weight,
+        grad_output=grad_output,
+        total=True,
+        divisor=divisor,
+        upstream=upstream,
+        want_loss=False,
+        want_grad=True,
+        out_dtype=0,
+    )
+    if result is None:
+        # The forward pass took these values; autograd would have seen a change by an operation that it knows of.
+        raise LosskitRuntimeError("a value of input or target has left [0, 1] since the forward pass.")
+    gradient: Tensor = result[1]
+    return gradient
 
 
 def _lean_definition(state: Any, input: Tensor, target: Tensor) -> Tensor:
@@ -59,19 +91,31 @@ def pointwise(
     reduction: str,
     out_dtype: torch.dtype,
     definition: Callable[[Tensor, Tensor], Tensor],
-    *,
-    weight: Tensor | None,
-    mask: Tensor | None,
-    pos_weight: Tensor | None,
+    factors: tuple[Tensor | None, Tensor | None, Tensor | None],
     divisor: float,
 ) -> Tensor | None:
-    """The loss of contiguous tensors of one shape; None where a value lies outside the domain of the loss."""
+    """The loss of contiguous tensors of one shape; None where a value lies outside the domain of the loss.
+
+    `factors` are weight, mask and pos_weight, each of that shape.
+    """
     total = reduction != "none"
     needs_grad = torch.is_grad_enabled() and (input.requires_grad or target.requires_grad)
-    code = dtype_code(out_dtype)
-    factors = (weight, mask, pos_weight)
+    weight, mask, pos_weight = factors
     result = ext.pointwise(
-        kernel, input, target, parameter, *factors, None, total, divisor, 1.0, True, needs_grad and total, code
+        loss=kernel,
+        input=input,
+        target=target,
+        parameter=parameter,
+        weight=weight,
+        mask=mask,
+        pos_weight=pos_weight,
+        grad_output=None,
+        total=total,
+        divisor=divisor,
+        upstream=1.0,
+        want_loss=True,
+        want_grad=needs_grad and total,
+        out_dtype=dtype_code(out_dtype),
     )
     if result is None:
         return None
@@ -80,12 +124,11 @@ def pointwise(
         return loss
 
     def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
-        scale, grad_output = (upstream, None) if total else (1.0, upstream)
-        return ext.pointwise(  # type: ignore[no-any-return]
-            kernel, *saved[:2], parameter, *factors, grad_output, True, divisor, scale, False, True, 0
-        )[1]
+        if total:
+            return _gradient(kernel, saved, parameter, factors, None, divisor, upstream)
+        return _gradient(kernel, saved, parameter, factors, upstream, divisor, 1.0)
 
     node = Total if total else Each
     others = tuple(factor for factor in factors if factor is not None)
     call = (gradient, lambda _, input, target: definition(input, target), None)
-    return node.apply(input, target, list(result), others, call)  # type: ignore[no-any-return]
+    return node.apply(input, target, list(result), others, call)  # type: ignore[no-untyped-call, no-any-return]

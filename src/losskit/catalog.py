@@ -1,0 +1,155 @@
+"""What each loss is. Docs, the command line and the tests read it, so that nothing is told twice."""
+
+from dataclasses import dataclass
+
+__all__ = ["LOSSES", "LossInfo", "markdown_table"]
+
+
+@dataclass(frozen=True)
+class LossInfo:
+    """One loss. x is an element of the input (p where it is a probability), y one of the target, t a class index."""
+
+    # The function in losskit.functional and the class in losskit.
+    name: str
+    module: str
+    # "regression", "classification" or "multi-label classification".
+    task: str
+    formula: str
+    # What input and target hold.
+    input: str
+    target: str
+    # The values that a single loss can take.
+    range: str
+    unit: str
+    # What reduction="mean" divides by.
+    mean_over: str
+    # Names of losses that are this one in a limit, or compute it from another input.
+    relatives: tuple[str, ...]
+    source: str
+
+
+LOSSES: tuple[LossInfo, ...] = (
+    LossInfo(
+        name="binary_cross_entropy",
+        module="BCELoss",
+        task="multi-label classification",
+        formula="−y·max(log p, −100) − (1 − y)·max(log(1 − p), −100)",
+        input="probabilities in [0, 1]",
+        target="[0, 1], shape and dtype of input",
+        range="[0, 100]",
+        unit="nats",
+        mean_over="losses",
+        relatives=("binary_cross_entropy_with_logits",),
+        source="negative log-likelihood of a Bernoulli variable",
+    ),
+    LossInfo(
+        name="binary_cross_entropy_with_logits",
+        module="BCEWithLogitsLoss",
+        task="multi-label classification",
+        formula="(1 − y)·softplus(x) + w₊·y·softplus(−x)",
+        input="logits",
+        target="[0, 1], shape of input",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="losses",
+        relatives=("binary_cross_entropy", "cross_entropy"),
+        source="negative log-likelihood of a Bernoulli variable",
+    ),
+    LossInfo(
+        name="cross_entropy",
+        module="CrossEntropyLoss",
+        task="classification",
+        formula="log Σ_c exp(x_c) − x_t",
+        input="logits (N, C, …)",
+        target="class indices in [0, C), or class probabilities of the shape of input",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="weight[t] of the samples that count; with probabilities, samples",
+        relatives=("nll_loss", "binary_cross_entropy_with_logits"),
+        source="negative log-likelihood of a categorical variable; label smoothing: Szegedy et al. 2016, section 7",
+    ),
+    LossInfo(
+        name="huber_loss",
+        module="HuberLoss",
+        task="regression",
+        formula="(x − y)²/2 where |x − y| ≤ δ, else δ·(|x − y| − δ/2)",
+        input="any number",
+        target="any number, shape of input",
+        range="[0, ∞)",
+        unit="target units squared",
+        mean_over="losses, also with weight",
+        relatives=("smooth_l1_loss", "mse_loss"),
+        source="Huber 1964",
+    ),
+    LossInfo(
+        name="l1_loss",
+        module="L1Loss",
+        task="regression",
+        formula="|x − y|",
+        input="any number",
+        target="any number, shape of input",
+        range="[0, ∞)",
+        unit="target units",
+        mean_over="losses, or weight where it is given",
+        relatives=("smooth_l1_loss",),
+        source="Laplace 1774: its minimum is the median",
+    ),
+    LossInfo(
+        name="mse_loss",
+        module="MSELoss",
+        task="regression",
+        formula="(x − y)²",
+        input="any number",
+        target="any number, shape of input",
+        range="[0, ∞)",
+        unit="target units squared",
+        mean_over="losses, or weight where it is given",
+        relatives=("huber_loss",),
+        source="Legendre 1805: its minimum is the mean",
+    ),
+    LossInfo(
+        name="nll_loss",
+        module="NLLLoss",
+        task="classification",
+        formula="−log p_t",
+        input="log-probabilities (N, C, …)",
+        target="class indices in [0, C)",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="weight[t] of the samples that count",
+        relatives=("cross_entropy",),
+        source="negative log-likelihood of a categorical variable",
+    ),
+    LossInfo(
+        name="smooth_l1_loss",
+        module="SmoothL1Loss",
+        task="regression",
+        formula="(x − y)²/2β where |x − y| < β, else |x − y| − β/2",
+        input="any number",
+        target="any number, shape of input",
+        range="[0, ∞)",
+        unit="target units",
+        mean_over="losses",
+        relatives=("huber_loss", "l1_loss"),
+        source="Girshick 2015, equation 3, for β = 1",
+    ),
+)
+
+
+def markdown_table() -> str:
+    """The table of losses in docs/losses.md.
+
+    **Example**:
+
+    >>> markdown_table().splitlines()[0]
+    '| function | class | formula | input | target | unit | mean over |'
+    """
+    rows = ["| function | class | formula | input | target | unit | mean over |", "|" + "---|" * 7]
+    for loss in LOSSES:
+        # A bar in a formula would end its cell.
+        formula = loss.formula.replace("|", "\\|")
+        rows.append(
+            f"| `{loss.name}` | `{loss.module}` | {formula} | {loss.input} | {loss.target} | {loss.unit} | "
+            f"{loss.mean_over} |"
+        )
+    return "\n".join(rows) + "\n"

@@ -1,0 +1,282 @@
+"""The one list of losses that the tests run over. A new loss joins by an entry in `CASES`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import oracles
+import pytest
+import torch
+from torch import Generator, Tensor
+
+import losskit
+from losskit import functional
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Call:
+    """Arguments of one call, the same for losskit and for torch."""
+
+    input: Tensor
+    target: Tensor
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, function: Function, **more: Any) -> Tensor:
+        return function(self.input, self.target, **{**self.kwargs, **more})
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Call":
+        """With every floating or complex tensor changed."""
+
+        def changed(value: Any) -> Any:
+            inexact = isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+            return change(value) if inexact else value
+
+        kwargs = {name: changed(value) for name, value in self.kwargs.items()}
+        return Call(changed(self.input), changed(self.target), kwargs)
+
+    def to(self, dtype: torch.dtype) -> "Call":
+        return self.map(lambda tensor: tensor.detach().to(dtype))
+
+    def wide(self) -> "Call":
+        return self.map(lambda tensor: tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64))
+
+    def leaves(self, input: bool = True, target: bool = False) -> "Call":
+        """A copy in which input, target or both require a gradient."""
+        return replace(
+            self,
+            input=self.input.detach().clone().requires_grad_(input),
+            target=self.target.detach().clone().requires_grad_(True) if target else self.target,
+        )
+
+
+# Shape of the input, dtype and a source of randomness to arguments.
+Maker = Callable[[tuple[int, ...], torch.dtype, Generator], Call]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One loss: ours, torch's, an independent form of it, and arguments for it."""
+
+    name: str
+    function: Function
+    module: type[torch.nn.Module]
+    torch_function: Function
+    torch_module: type[torch.nn.Module]
+    # (input, target, **kwargs) in float64 to (losses, what each adds to the divisor of the mean).
+    textbook: Callable[..., tuple[Tensor, Tensor]]
+    # By name; "plain" takes no argument beyond input and target.
+    variants: dict[str, Maker]
+    # Of the input; the first is the one for tests that need a single one.
+    shapes: tuple[tuple[int, ...], ...]
+    # Whether the target has a gradient, and whether the kernel computes it.
+    target_gradient: bool
+    symmetric: bool = False
+    # Whether the target names a class, so that the loss has no class axis.
+    classes: bool = False
+    convex: bool = True
+
+    def make(self, variant: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Call:
+        return self.variants[variant](shape, dtype, torch.Generator().manual_seed(seed))
+
+    def loss_shape(self, call: Call) -> torch.Size:
+        shape = call.input.shape
+        if not self.classes:
+            return shape
+        return torch.Size([*shape[:1], *shape[2:]]) if len(shape) > 1 else torch.Size([])
+
+    def differentiable_target(self, call: Call) -> bool:
+        return self.target_gradient and call.target.is_floating_point()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _normal(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator, spread: float = 2.0) -> Tensor:
+    return (spread * torch.randn(shape, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def _uniform(
+    shape: tuple[int, ...], dtype: torch.dtype, generator: Generator, low: float = 0.05, high: float = 0.95
+) -> Tensor:
+    return (low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)).to(dtype)
+
+
+def _difference(*, weight: bool = False, **kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input, target = _normal(shape, dtype, generator), _normal(shape, dtype, generator)
+        extra = {"weight": _uniform(shape, dtype, generator, 0.1, 2.0)} if weight else {}
+        return Call(input, target, {**kwargs, **extra})
+
+    return make
+
+
+def _binary(*, logits: bool, weight: bool = False, pos_weight: bool = False) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input = _normal(shape, dtype, generator) if logits else _uniform(shape, dtype, generator)
+        kwargs = {}
+        target = _uniform(shape, dtype, generator)
+        if weight:
+            kwargs["weight"] = _uniform(shape, dtype, generator, 0.1, 2.0)
+        if pos_weight:
+            # Along the last axis, as for the columns of a multi-label target.
+            kwargs["pos_weight"] = _uniform(shape[-1:], dtype, generator, 0.5, 3.0)
+        return Call(input, target, kwargs)
+
+    return make
+
+
+def _classes(
+    *,
+    log_probs: bool = False,
+    weight: bool = False,
+    ignore: bool = False,
+    probabilities: bool = False,
+    index_dtype: torch.dtype = torch.int64,
+    **kwargs: Any,
+) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        axis = 1 if len(shape) > 1 else 0
+        count = shape[axis]
+        input = _normal(shape, torch.float64, generator)
+        input = (torch.log_softmax(input, axis) if log_probs else input).to(dtype)
+        extra = dict(kwargs)
+        if probabilities:
+            target = torch.softmax(_normal(shape, torch.float64, generator), axis).to(dtype)
+        else:
+            rest = (*shape[:axis], *shape[axis + 1 :])
+            target = torch.randint(0, max(1, min(count, 256)), rest, generator=generator).to(index_dtype)
+        if ignore:
+            # About a quarter of the samples, at least one of them and never all of two or more.
+            extra["ignore_index"] = -100 if index_dtype == torch.int64 else 255
+            flat = target.flatten()
+            flat[1::4] = extra["ignore_index"]
+            target = flat.reshape(target.shape)
+        if weight:
+            extra["weight"] = _uniform((count,), dtype, generator, 0.1, 2.0)
+        return Call(input, target, extra)
+
+    return make
+
+
+_POINTWISE_SHAPES = ((4, 5), (), (1,), (63,), (507,), (2, 3, 4, 5), (1025,), (0,), (3, 0))
+_CLASS_SHAPES = ((6, 5), (5,), (1, 1), (3, 1), (63, 507), (2, 1025), (130, 7), (3, 4, 2), (2, 3, 4, 5), (0, 4), (2, 3, 0))
+
+
+def _case(name: str, class_name: str, **others: Any) -> Case:
+    return Case(
+        name=name,
+        function=getattr(functional, name),
+        module=getattr(losskit, class_name),
+        torch_function=getattr(torch.nn.functional, name),
+        torch_module=getattr(torch.nn, class_name),
+        textbook=getattr(oracles, name),
+        **others,
+    )
+
+
+CASES = (
+    _case(
+        "l1_loss",
+        "L1Loss",
+        variants={"plain": _difference(), "weight": _difference(weight=True)},
+        shapes=_POINTWISE_SHAPES,
+        target_gradient=True,
+        symmetric=True,
+    ),
+    _case(
+        "mse_loss",
+        "MSELoss",
+        variants={"plain": _difference(), "weight": _difference(weight=True)},
+        shapes=_POINTWISE_SHAPES,
+        target_gradient=True,
+        symmetric=True,
+    ),
+    _case(
+        "smooth_l1_loss",
+        "SmoothL1Loss",
+        variants={"plain": _difference(), "beta": _difference(beta=0.3), "beta 0": _difference(beta=0.0)},
+        shapes=_POINTWISE_SHAPES,
+        target_gradient=True,
+        symmetric=True,
+    ),
+    _case(
+        "huber_loss",
+        "HuberLoss",
+        variants={
+            "plain": _difference(),
+            "delta": _difference(delta=2.5),
+            "weight": _difference(weight=True, delta=0.3),
+        },
+        shapes=_POINTWISE_SHAPES,
+        target_gradient=True,
+        symmetric=True,
+    ),
+    _case(
+        "binary_cross_entropy",
+        "BCELoss",
+        variants={"plain": _binary(logits=False), "weight": _binary(logits=False, weight=True)},
+        shapes=_POINTWISE_SHAPES,
+        target_gradient=True,
+    ),
+    _case(
+        "binary_cross_entropy_with_logits",
+        "BCEWithLogitsLoss",
+        variants={
+            "plain": _binary(logits=True),
+            "weight": _binary(logits=True, weight=True),
+            "pos_weight": _binary(logits=True, pos_weight=True),
+            "both": _binary(logits=True, weight=True, pos_weight=True),
+        },
+        shapes=_POINTWISE_SHAPES,
+        target_gradient=True,
+    ),
+    _case(
+        "cross_entropy",
+        "CrossEntropyLoss",
+        variants={
+            "plain": _classes(),
+            "weight": _classes(weight=True),
+            "ignore": _classes(ignore=True),
+            "smoothing": _classes(label_smoothing=0.1),
+            "all": _classes(weight=True, ignore=True, label_smoothing=0.3),
+            "uint8": _classes(index_dtype=torch.uint8, ignore=True),
+            "probabilities": _classes(probabilities=True),
+            "probabilities all": _classes(probabilities=True, weight=True, label_smoothing=0.3),
+        },
+        shapes=_CLASS_SHAPES,
+        target_gradient=True,
+        classes=True,
+    ),
+    _case(
+        "nll_loss",
+        "NLLLoss",
+        variants={
+            "plain": _classes(log_probs=True),
+            "weight": _classes(log_probs=True, weight=True),
+            "all": _classes(log_probs=True, weight=True, ignore=True),
+            "uint8": _classes(log_probs=True, index_dtype=torch.uint8, ignore=True),
+        },
+        shapes=_CLASS_SHAPES,
+        target_gradient=False,
+        classes=True,
+    ),
+)
+
+BY_NAME = {case.name: case for case in CASES}
+REDUCTIONS = ("none", "mean", "sum")
+HALVES = (torch.bfloat16, torch.float16)
+KERNEL_DTYPES = (torch.float32, *HALVES)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+# (case, name of a variant) for `pytest.mark.parametrize`.
+VARIANTS = [
+    pytest.param(case, variant, id=f"{case.name}-{variant.replace(' ', '_')}")
+    for case in CASES
+    for variant in case.variants
+]
