@@ -467,7 +467,7 @@ nb::object lean_class_loss(bool log_probs, nb::handle input, nb::handle target, 
 // where grad_output is none that can be read.
 nb::object scale_gradient(nb::handle grad, nb::handle grad_output) {
     Tensor g, upstream;
-    if (!parse(grad, g) || !quiet() || !parse(grad_output, upstream) || upstream.numel != 1) return nb::none();
+    if (!parse_own(grad, g) || !parse(grad_output, upstream) || upstream.numel != 1) return nb::none();
     float factor;
     switch (upstream.dtype) {
         case DType::float32: factor = *static_cast<const float*>(upstream.data); break;
@@ -527,11 +527,30 @@ PyObject* call_lean_class_loss(PyObject*, PyObject* const* args, Py_ssize_t coun
     }
 }
 
+PyObject* call_scale_gradient(PyObject*, PyObject* const* args, Py_ssize_t count) {
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "scale_gradient takes 2 arguments");
+        return nullptr;
+    }
+    try {
+        return scale_gradient(args[0], args[1]).release().ptr();
+    } catch (...) {
+        return raise_current();
+    }
+}
+
+template <class Function>
+PyCFunction as_method(Function function) {
+    // METH_FASTCALL functions have another signature than PyCFunction names.
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
 PyMethodDef lean_functions[] = {
-    {"lean_pointwise", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_lean_pointwise)), METH_FASTCALL,
+    {"lean_pointwise", as_method(call_lean_pointwise), METH_FASTCALL,
      "loss, input, target, parameter, reduction, symmetric"},
-    {"lean_class_loss", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(call_lean_class_loss)), METH_FASTCALL,
+    {"lean_class_loss", as_method(call_lean_class_loss), METH_FASTCALL,
      "log_probs, input, target, weight, ignore_index, label_smoothing, reduction"},
+    {"scale_gradient", as_method(call_scale_gradient), METH_FASTCALL, "grad, grad_output"},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -569,7 +588,6 @@ NB_MODULE(_kernels, m) {
           nb::arg("ignore_index"), nb::arg("label_smoothing"), nb::arg("row_weight").none(), nb::arg("row_mask").none(),
           nb::arg("grad_output").none(), nb::arg("total"), nb::arg("mean"), nb::arg("divisor"), nb::arg("upstream"),
           nb::arg("want_loss"), nb::arg("want_grad"), nb::arg("inplace"), nb::arg("out_dtype"));
-    m.def("scale_gradient", &scale_gradient);
     m.def("empty_cache", &empty_cache);
     m.def("memory_stats", &memory_stats);
     m.def("set_cache_limit", [](uint64_t bytes) { set_cache_limit(bytes); });

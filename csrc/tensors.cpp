@@ -284,23 +284,25 @@ int torch_threads() {
     return threads < 1 ? 1 : static_cast<int>(threads);
 }
 
-bool parse(nb::handle handle, Tensor& out) {
+bool parse_own(nb::handle handle, Tensor& out) {
     PyObject* object = handle.ptr();
     // A subclass may mean something else by its memory.
     if (Py_TYPE(object) != torch.tensor && Py_TYPE(object) != torch.parameter) return false;
     if (!(torch.exchange ? parse_exchange(object, out) : parse_attributes(object, out))) return false;
     out.numel = 1;
     for (int i = 0; i < out.ndim; ++i) out.numel *= out.shape[i];
-    if (out.numel > 0 && !out.data) return false;
-    if (size_of(out.dtype) <= 4 && out.dtype <= DType::float16) {
-        // A negative that has not been carried out yet: the memory holds the opposite sign.
-        PyObject* negative = PyObject_CallMethodNoArgs(object, torch.s_is_neg);
-        bool lazy = negative != Py_False;
-        if (!negative) PyErr_Clear();
-        Py_XDECREF(negative);
-        if (lazy) return false;
-    }
-    return out.dtype != DType::other;
+    return out.dtype != DType::other && (out.numel == 0 || out.data);
+}
+
+bool parse(nb::handle handle, Tensor& out) {
+    if (!parse_own(handle, out)) return false;
+    if (out.dtype == DType::int64 || out.dtype == DType::uint8 || out.dtype == DType::boolean) return true;
+    // A negative that has not been carried out yet: the memory holds the opposite sign.
+    PyObject* negative = PyObject_CallMethodNoArgs(handle.ptr(), torch.s_is_neg);
+    bool lazy = negative != Py_False;
+    if (!negative) PyErr_Clear();
+    Py_XDECREF(negative);
+    return !lazy;
 }
 
 nb::object make_tensor(DType dtype, int ndim, const int64_t* shape, const int64_t* strides, Tensor& view) {

@@ -42,6 +42,8 @@ int torch_threads();
 // False, with no Python error set, for what a kernel cannot read: another type, device or layout, a lazy view, a tensor
 // without memory.
 bool parse(nb::handle object, Tensor& out);
+// The same for a tensor that the library made, which is none of that.
+bool parse_own(nb::handle object, Tensor& out);
 
 // An uninitialised tensor of the pool. `view` describes it.
 nb::object make_tensor(DType dtype, int ndim, const int64_t* shape, const int64_t* strides, Tensor& view);

@@ -76,6 +76,8 @@ class Case:
     # Whether the target names a class, so that the loss has no class axis.
     classes: bool = False
     convex: bool = True
+    # Whether any real number, infinity or NaN is an input, and not a probability alone.
+    any_input: bool = True
 
     def make(self, variant: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Call:
         return self.variants[variant](shape, dtype, torch.Generator().manual_seed(seed))
@@ -219,6 +221,7 @@ CASES = (
         variants={"plain": _binary(logits=False), "weight": _binary(logits=False, weight=True)},
         shapes=_POINTWISE_SHAPES,
         target_gradient=True,
+        any_input=False,
     ),
     _case(
         "binary_cross_entropy_with_logits",

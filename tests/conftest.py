@@ -19,5 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def _same_start() -> Iterator[None]:
     torch.manual_seed(0)
     threads = torch.get_num_threads()
+    # Threads that wait for each other make small tensors slow on a busy machine; what they change has tests of its own.
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)

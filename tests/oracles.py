@@ -10,7 +10,8 @@ from torch import Tensor
 
 def l1_loss(input: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     difference = input - target
-    return _weighted(torch.where(difference >= 0, difference, -difference), weight, divides=True)
+    # The sign of 0 is 0, and so is the subgradient.
+    return _weighted(difference * difference.detach().sign(), weight, divides=True)
 
 
 def mse_loss(input: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -40,9 +41,10 @@ def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = 
 def binary_cross_entropy_with_logits(
     input: Tensor, target: Tensor, weight: Tensor | None = None, pos_weight: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    probability = 1 / (1 + torch.exp(-input))
+    # 1 − sigmoid(x) is sigmoid(−x).
+    yes, no = 1 / (1 + torch.exp(-input)), 1 / (1 + torch.exp(input))
     factor = 1 if pos_weight is None else pos_weight
-    values = -factor * target * probability.log() - (1 - target) * (1 - probability).log()
+    values = -factor * target * yes.log() - (1 - target) * no.log()
     return _weighted(values, weight)
 
 

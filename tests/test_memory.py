@@ -299,7 +299,9 @@ PEAK = """
 
 @needs_kernels
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from /proc")
-@pytest.mark.parametrize(("options", "most"), [({}, 1.1), ({"inplace_backward": True}, 0.1)], ids=["buffer", "in place"])
+@pytest.mark.parametrize(
+    ("options", "most"), [({}, 1.1), ({"inplace_backward": True}, 0.1)], ids=["buffer", "in place"]
+)
 def test_peak_memory_in_units_of_the_logits(options: dict[str, bool], most: float) -> None:
     ratio = float(output_of(PEAK, OPTIONS=json.dumps(options)))
     assert ratio <= most

@@ -23,7 +23,7 @@ from torch.compiler import is_compiling
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
 from losskit.core import dispatch, inputs
-from losskit.core.precision import autocast
+from losskit.core.precision import autocast, common_dtype
 from losskit.core.reduction import Options, legacy_reduction
 from losskit.errors import LosskitRuntimeError
 from losskit.families import pointwise as pointwise_family
@@ -114,8 +114,10 @@ def l1_loss(
             return loss
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    inputs.check_two_tensors("l1_loss", input, target, reduction, on_empty, out_dtype, backend)
-    input, target, weight = autocast(input, target, weight)  # type: ignore[assignment]
+    inputs.check_tensors_and_options("l1_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
+    if weight is None:
+        # With a weight torch computes in ordinary arithmetic, which autocast leaves alone.
+        input, target = autocast(input, target)  # type: ignore[assignment]
     if reduction == "mean" and weight is None and not (inputs.is_inexact(input) or inputs.is_inexact(target)):
         raise LosskitRuntimeError(
             f"l1_loss: the mean of integers is not an integer: input is {inputs.dtype_of(input)} and target "
@@ -199,8 +201,10 @@ def mse_loss(
             return loss
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    inputs.check_two_tensors("mse_loss", input, target, reduction, on_empty, out_dtype, backend)
-    input, target, weight = autocast(input, target, weight)  # type: ignore[assignment]
+    inputs.check_tensors_and_options("mse_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
+    if weight is None:
+        # With a weight torch computes in ordinary arithmetic, which autocast leaves alone.
+        input, target = autocast(input, target)  # type: ignore[assignment]
     inputs.check_real("mse_loss", input, target)
     return pointwise_family.difference_loss(
         "mse_loss",
@@ -283,7 +287,7 @@ def smooth_l1_loss(
             return loss
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
-    inputs.check_two_tensors("smooth_l1_loss", input, target, reduction, on_empty, out_dtype, backend)
+    inputs.check_tensors_and_options("smooth_l1_loss", input, target, None, reduction, on_empty, out_dtype, backend)
     inputs.check_number("smooth_l1_loss", "beta", beta)
     if not beta >= 0:
         raise LosskitRuntimeError(f"smooth_l1_loss: beta must be 0 or more, got {beta:g}.")
@@ -366,7 +370,7 @@ def huber_loss(
         )
         if loss is not None:
             return loss
-    inputs.check_two_tensors("huber_loss", input, target, reduction, on_empty, out_dtype, backend)
+    inputs.check_tensors_and_options("huber_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
     inputs.check_number("huber_loss", "delta", delta)
     if not delta > 0:
         raise LosskitRuntimeError(f"huber_loss: delta must be positive, got {delta:g}.")
@@ -375,7 +379,7 @@ def huber_loss(
     inputs.check_floating("huber_loss", "input", input)
     if out_dtype is None:
         # torch's huber_loss alone does not promote: the result has the dtype of input.
-        out_dtype = input.dtype if weight is None else torch.result_type(input, weight)
+        out_dtype = common_dtype(input, weight)
     return pointwise_family.difference_loss(
         "huber_loss",
         cpu.HUBER,

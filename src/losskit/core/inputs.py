@@ -70,10 +70,11 @@ def check_floating(function: str, name: str, tensor: Tensor) -> None:
         raise UnsupportedDtypeError(f"{function}: {name} must be floating point, got {dtype_of(tensor)}: {fix}")
 
 
-def check_two_tensors(
+def check_tensors_and_options(
     function: str,
     input: object,
     target: object,
+    weight: object,
     reduction: object,
     on_empty: object,
     out_dtype: object,
@@ -81,7 +82,15 @@ def check_two_tensors(
 ) -> None:
     check_tensor(function, "input", input)
     check_tensor(function, "target", target)
+    if weight is not None:
+        check_tensor(function, "weight", weight)
     check_common_options(function, reduction, on_empty, out_dtype, backend)
+
+
+def check_not_bool(function: str, **tensors: Tensor) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.bool:
+            raise LosskitRuntimeError(f"{function}: {name} must be a number, got bool: {name}.float()?")
 
 
 def check_common_options(
@@ -191,9 +200,7 @@ def check_binary(
     out_dtype: object,
     backend: object,
 ) -> None:
-    check_two_tensors(function, input, target, reduction, on_empty, out_dtype, backend)
-    if weight is not None:
-        check_tensor(function, "weight", weight)
+    check_tensors_and_options(function, input, target, weight, reduction, on_empty, out_dtype, backend)
     check_devices(function, input=input, target=target, weight=weight)
     check_same_shape(function, input, target)
 
@@ -233,8 +240,7 @@ def check_probabilities(function: str, name: str, values: Tensor, mask: Tensor |
     """All that count lie in [0, 1]; a NaN does not."""
     if not is_plain(values, mask):
         return
-    if mask is not None:
-        values = values[mask]
+    values = values.detach() if mask is None else values.detach()[mask]
     if values.numel() == 0:
         return
     outside = ~((values >= 0) & (values <= 1))
@@ -288,7 +294,8 @@ def check_class_shapes(function: str, input: Tensor, target: Tensor) -> None:
         raise LosskitValueError(f"{function}: input must have a dimension of classes, got a 0-dim tensor.")
     if input.ndim == 1:
         if target.ndim > 1 or target.numel() != 1:
-            raise LosskitRuntimeError(
+            error = LosskitRuntimeError if target.ndim > 1 else LosskitValueError
+            raise error(
                 f"{function}: input {shape_of(input)} is one sample of {input.shape[0]} classes, so target must be "
                 f"a 0-dim tensor, got shape {shape_of(target)}."
             )

@@ -24,5 +24,17 @@ def widen(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF_DTYPES else tensor
 
 
+def common_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """The dtype that arithmetic between these tensors has; their shapes broadcast."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    if all(tensor.dtype == given[0].dtype for tensor in given):
+        return given[0].dtype
+    # By doing it, without memory: torch.compile does not trace torch.result_type.
+    total = torch.zeros_like(given[0], device="meta")
+    for tensor in given[1:]:
+        total = total + torch.zeros_like(tensor, device="meta")
+    return total.dtype
+
+
 def narrow(loss: Tensor, out_dtype: torch.dtype) -> Tensor:
     return loss if loss.dtype == out_dtype else loss.to(out_dtype)

@@ -18,7 +18,7 @@ def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
     reduce = True if reduce is None else reduce
     name = "none" if not reduce else "mean" if size_average else "sum"
     warnings.warn(
-        f"size_average and reduce are deprecated: write reduction={name!r} instead.", UserWarning, stacklevel=4
+        f"size_average and reduce are deprecated: write reduction={name!r} instead.", UserWarning, stacklevel=3
     )
     return name
 
@@ -105,8 +105,9 @@ class Reduction:
         total, divisor = values.sum(), self.divisor(counts)
         if isinstance(divisor, Tensor):
             return total / divisor.to(total.dtype)
-        # A tensor divided by 0 is NaN, which is torch's mean of nothing.
-        return total / divisor
+        # A tensor and not a number: forward-mode AD would turn the tangent of a 0-dim float32 into float64. 0 / 0 is
+        # NaN, which is torch's mean of nothing.
+        return total if divisor == 1.0 else total / total.new_full((), divisor)
 
     def _empty_error(self) -> EmptyLossError:
         return EmptyLossError(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from losskit.core import inputs
 from losskit.core.dispatch import named_backend_error, note, obstacle
-from losskit.core.precision import narrow, widen
+from losskit.core.precision import common_dtype, narrow, widen
 from losskit.core.reduction import Options, Reduction, where
 from losskit.errors import LosskitValueError
 from losskit.kernels import cpu
@@ -51,18 +51,21 @@ def difference_loss(
     options: Options,
 ) -> Tensor:
     """A loss of input − target, whose shapes may broadcast."""
-    if weight is not None:
-        inputs.check_tensor(function, "weight", weight)
-        if weight.shape != input.shape:
-            raise LosskitValueError(
-                f"{function}: weight must have the shape of input, {inputs.shape_of(input)}, got "
-                f"{inputs.shape_of(weight)}."
-            )
+    if weight is not None and weight.shape != input.shape:
+        raise LosskitValueError(
+            f"{function}: weight must have the shape of input, {inputs.shape_of(input)}, got {inputs.shape_of(weight)}."
+        )
     inputs.check_devices(function, input=input, target=target, weight=weight)
     shape = inputs.broadcast_shape(function, input, target)
+    # torch subtracts no booleans, but its losses other than l1_loss take them for 0 and 1.
+    if kernel == cpu.L1:
+        inputs.check_not_bool(function, input=input, target=target)
+    elif target.dtype == torch.bool:
+        target = target.to(input.dtype)
+    elif input.dtype == torch.bool:
+        input = input.to(target.dtype)
     if options.out_dtype is None:
-        dtype = torch.result_type(input, target)
-        dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
+        dtype = common_dtype(input, target, weight)
         options = replace(options, out_dtype=dtype.to_real() if dtype.is_complex else dtype)
     return pointwise_loss(
         function, kernel, definition, parameter, input, target, weight, weight_divides, None, shape, options
@@ -125,6 +128,8 @@ def by_definition(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
     if mask is not None:
         # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
         input, target = where(mask, input), where(mask, target)
+    if call.kernel == cpu.BCE:
+        check_probabilities(call, input, target)
     values = call.definition(input, target, call.pos_weight)
     counts = None
     if call.weight is not None:
@@ -191,7 +196,11 @@ def by_kernel(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
     )
     if result is None:
         # The one fault that a kernel finds in its pass over the values.
-        inputs.check_probabilities(call.function, "input", input, reduction.mask)
-        inputs.check_probabilities(call.function, "target", target, reduction.mask)
+        check_probabilities(call, input, target)
         raise named_backend_error(call.function, "cpu", "the kernel declined")
     return result
+
+
+def check_probabilities(call: PointwiseCall, input: Tensor, target: Tensor) -> None:
+    inputs.check_probabilities(call.function, "input", input, call.reduction.mask)
+    inputs.check_probabilities(call.function, "target", target, call.reduction.mask)

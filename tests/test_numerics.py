@@ -1,0 +1,432 @@
+"""Numbers at the edges of their formats, and the same numbers on every machine."""
+
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import oracles
+import pytest
+import torch
+from assertions import assert_as_exact, assert_gradient_as_exact, assert_same_bits
+from cases import BY_NAME, CASES, HALVES, KERNEL_DTYPES, REDUCTIONS, VARIANTS, Call, Case, dtype_name
+from torch import Tensor
+
+from losskit import functional as F
+from losskit.kernels import cpu
+
+needs_kernels = pytest.mark.skipif(not cpu.available(), reason=cpu.unavailable_reason())
+BACKENDS = [pytest.param("cpu", marks=needs_kernels), "reference"]
+
+# What `oracles.extremes` computes with 60 digits: the loss, then its gradient by each element of the input.
+FROZEN = {
+    "offset 1e4": [2.5146228546961313, 0.17125136095376153, 0.282345761440812, -0.9191065849740645, 0.4655094625794909],
+    "offset -1e4": [1.9088896826385957, 0.244414510225592, -0.8517551058695315, 0.517425522207957, 0.08991507343598255],
+    "offset 1e30": [1.0986122886681098, -0.6666666666666666, 0.3333333333333333, 0.3333333333333333],
+    "certain and right": [
+        1.280010007730933e-13,
+        -1.2800100077308513e-13,
+        9.357622968838977e-14,
+        3.4424771084695356e-14,
+    ],
+    "certain and wrong": [31.000000000000128, 0.999999999999872, 9.357622968838977e-14, -0.9999999999999656],
+    "far apart": [200.0, 1.0, -1.0, 1.9151695967140057e-174],
+    "huge": [0.0, 0.0, 0.0],
+    "one class": [0.0, 0.0],
+    "excluded class": [1.1368710061148999, 0.679178699175393, 0.0, -0.679178699175393],
+    "excluded target": [math.inf, 0.679178699175393, -1.0, 0.320821300824607],
+    "bce denormal": [97.04060527839235, -1000000000000.0],
+    "bce tiny": [9.313225750491594e-10, 1.0000000009313226],
+    "bce near one": [16.635532333438686, 16777216.0],
+    "bce zero": [100.0, -1000000000000.0],
+    "bce one": [100.0, 1000000000000.0],
+    "logit 100 right": [3.720075976020836e-44, -3.720075976020836e-44],
+    "logit 100 wrong": [100.0, 1.0],
+    "logit -60 right": [8.75651076269652e-27, 8.75651076269652e-27],
+    "logit huge": [1.7014118346046923e38, 1.0],
+    "logit small": [0.6931474189786381, 0.2500002384185791],
+    "l1 huge": [1.7014118346046923e38, 1.0],
+    "l1 denormal": [7.174648137343064e-43, 1.0],
+    "mse small": [8.271806125530277e-25, 1.8189894035458565e-12],
+    "mse large": [1.329227995784916e36, 2.305843009213694e18],
+    "smooth l1 at beta": [0.25, 1.0],
+    "smooth l1 huge": [8.507059173023462e37, 1.0],
+    "huber at delta": [0.125, 0.5],
+    "huber huge": [2.535301200456459e30, 2.0],
+    "huber below delta": [0.499999940395357, 0.9999999403953552],
+}
+PARAMETERS = {"smooth_l1_loss": "beta", "huber_loss": "delta"}
+
+
+def test_the_frozen_table_is_what_mpmath_computes() -> None:
+    pytest.importorskip("mpmath")
+    assert oracles.extremes() == FROZEN
+
+
+def extreme(name: str, dtype: torch.dtype) -> tuple[Case, Call]:
+    function, input, target, parameter = oracles.EXTREMES[name]
+    case = BY_NAME[function]
+    kwargs = {PARAMETERS[function]: parameter} if function in PARAMETERS else {}
+    if case.classes:
+        call = Call(torch.tensor([input], dtype=dtype), torch.tensor([int(target)]), kwargs)
+    else:
+        call = Call(torch.tensor(input, dtype=dtype), torch.tensor([target], dtype=dtype), kwargs)
+    return case, call.leaves()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", FROZEN)
+def test_extremes(name: str, backend: str) -> None:
+    case, call = extreme(name, torch.float32)
+    loss, *gradient = FROZEN[name]
+    for reduction in REDUCTIONS:
+        ours = call.run(case.function, reduction=reduction, backend=backend)
+        eager = call.run(case.torch_function, reduction=reduction)
+        assert_as_exact(ours, torch.tensor(loss, dtype=torch.float64).expand(ours.shape), eager, what=name)
+        (our,) = torch.autograd.grad(ours.sum(), call.input)
+        (their,) = torch.autograd.grad(eager.sum(), call.input)
+        exact = torch.tensor(gradient, dtype=torch.float64).reshape(our.shape)
+        if name == "excluded target":
+            # The loss is inf; the gradient is finite all the same, p − onehot.
+            assert_as_exact(our, exact, what=f"gradient of {name}")
+            continue
+        assert_as_exact(our, exact, their, what=f"gradient of {name}")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
+@pytest.mark.parametrize(("case", "variant"), [given for given in VARIANTS if given.values[0].any_input])
+def test_infinities_and_nan_as_torch(case: Case, variant: str, dtype: torch.dtype, backend: str) -> None:
+    """A NaN or infinity in one place: what is NaN for torch is NaN, and it stays in its row."""
+    for shape in [shape for shape in case.shapes if 0 not in shape and len(shape) in (2, 4)]:
+        call = case.make(variant, shape, dtype)
+        theirs = replace(call, target=call.target.long()) if call.target.dtype == torch.uint8 else call
+        for odd in (math.nan, math.inf, -math.inf):
+            input = call.input.clone()
+            input.view(-1)[input.numel() // 2] = odd
+            leaf = input.requires_grad_(True)
+            ours = replace(call, input=leaf).run(case.function, reduction="none", backend=backend)
+            wide = replace(theirs, input=leaf.detach()).wide().leaves()
+            exact = wide.run(case.torch_function, reduction="none")
+            # Of -inf some of torch's NaN are 0·inf, which has the limit 0 here.
+            if odd != -math.inf:
+                assert torch.equal(ours.isnan(), exact.isnan())
+            finite = exact.isfinite()
+            assert bool(ours[finite].isfinite().all())
+            (our,) = torch.autograd.grad(ours.sum(), leaf)
+            (true,) = torch.autograd.grad(exact.sum(), wide.input)
+            clean = call.leaves()
+            (undisturbed,) = torch.autograd.grad(clean.run(case.function, reduction="none", backend=backend).sum(), clean.input)
+            elsewhere = leaf.detach() == call.input
+            if case.classes:
+                elsewhere = elsewhere.all(1, keepdim=True).expand(shape)
+            assert torch.equal(our[elsewhere], undisturbed[elsewhere])
+            # At a NaN the sign of a difference is 0 for torch and NaN here, and both in a row that is ignored.
+            if odd != -math.inf:
+                spoiled = our.isnan() != true.isnan()
+                assert not bool((spoiled & ~leaf.isnan() & ~ignored(case, call, shape)).any())
+            assert bool((our[ignored(case, call, shape)] == 0).all())
+
+
+def ignored(case: Case, call: Call, shape: tuple[int, ...]) -> Tensor:
+    index = call.kwargs.get("ignore_index")
+    if not case.classes or index is None:
+        return torch.zeros(shape, dtype=torch.bool)
+    return (call.target == index).unsqueeze(1).expand(shape)
+
+
+def rows_with_infinities() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Whole blocks of 1024 classes excluded, in each place, and the target inside and outside of them."""
+    generator = torch.Generator().manual_seed(5)
+    for classes in (3, 63, 64, 1025, 2050, 3072):
+        for start, stop in ((0, classes // 3), (classes // 3, 2 * classes // 3), (2 * classes // 3, classes), (0, classes - 1)):
+            logits = torch.randn(4, classes, generator=generator)
+            logits[:, start:stop] = -math.inf
+            finite = torch.nonzero(logits[0].isfinite()).flatten()
+            yield f"{classes} {start} {stop}", logits, finite[torch.randint(0, len(finite), (4,), generator=generator)]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_excluded_classes(backend: str) -> None:
+    case = BY_NAME["cross_entropy"]
+    for what, logits, target in rows_with_infinities():
+        for dtype in KERNEL_DTYPES:
+            call = Call(logits.to(dtype), target).leaves()
+            wide = call.wide().leaves()
+            for reduction in REDUCTIONS:
+                ours = call.run(case.function, reduction=reduction, backend=backend)
+                eager = call.run(case.torch_function, reduction=reduction)
+                exact = wide.run(case.torch_function, reduction=reduction)
+                assert_as_exact(ours, exact, eager, what=what)
+                (our,) = torch.autograd.grad(ours.sum(), call.input)
+                (their,) = torch.autograd.grad(eager.sum(), call.input)
+                (true,) = torch.autograd.grad(exact.sum(), wide.input)
+                assert_gradient_as_exact(case, call, our, true, their)
+                assert bool((our[logits == -math.inf] == 0).all())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("classes", [1, 5, 64, 1025, 2500])
+def test_rows_without_a_softmax(classes: int, backend: str) -> None:
+    """Nothing but −inf, a +inf or a NaN: NaN in value and gradient, of this row alone, and 0 where it is ignored."""
+    for odd in ("all -inf", "inf", "nan"):
+        for dtype in KERNEL_DTYPES:
+            logits = torch.randn(3, classes, dtype=torch.float64).to(dtype)
+            if odd == "all -inf":
+                logits[1] = -math.inf
+            else:
+                logits[1, classes // 2] = float(odd)
+            target = torch.zeros(3, dtype=torch.int64)
+            leaf = logits.requires_grad_(True)
+            loss = F.cross_entropy(leaf, target, reduction="none", backend=backend)
+            assert loss.isnan().tolist() == [False, True, False]
+            assert F.cross_entropy(leaf, target, backend=backend).isnan()
+            (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+            assert bool(gradient[1].isnan().all())
+            assert bool(gradient[[0, 2]].isfinite().all())
+            target[1] = -100
+            for reduction in REDUCTIONS:
+                loss = F.cross_entropy(leaf, target, reduction=reduction, backend=backend)
+                assert bool(loss.isfinite().all())
+                (gradient,) = torch.autograd.grad(loss.sum(), leaf)
+                assert torch.equal(gradient[1], torch.zeros_like(gradient[1]))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_huge_and_denormal(backend: str) -> None:
+    """Losses near the end of the format do not overflow on the way."""
+    huge = torch.tensor([3e38, -3e38], requires_grad=True)
+    zero = torch.zeros(2)
+    for function in (F.l1_loss, F.smooth_l1_loss, F.huber_loss):
+        loss = function(huge, zero, reduction="none", backend=backend)
+        assert torch.equal(loss.detach(), torch.full((2,), 3e38))
+        (gradient,) = torch.autograd.grad(loss.sum(), huge)
+        assert gradient.tolist() == [1.0, -1.0]
+    assert F.mse_loss(huge, zero, backend=backend).item() == math.inf
+    assert F.l1_loss(huge, -huge.detach(), reduction="none", backend=backend).tolist() == [math.inf, math.inf]
+    logits = torch.tensor([[3e38, -3e38, 0.0]], requires_grad=True)
+    loss = F.cross_entropy(logits, torch.tensor([2]), backend=backend)
+    assert loss.item() == pytest.approx(3e38, rel=1e-7)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.tolist() == [[1.0, 0.0, -1.0]]
+    denormal = torch.tensor([1e-40, 1e-45, 1.4e-44], requires_grad=True)
+    assert_as_exact(
+        F.binary_cross_entropy(denormal, torch.ones(3), reduction="none", backend=backend),
+        -denormal.detach().double().log().clamp(min=-100),
+    )
+    small = torch.tensor([1e-40, -1e-45])
+    assert torch.equal(F.l1_loss(small, zero, reduction="none", backend=backend), small.abs())
+
+
+# The error against float64, in sizes where sums are long.
+
+
+def long_calls() -> Iterator[tuple[str, Case, Call]]:
+    for case in CASES:
+        shapes: tuple[tuple[int, ...], ...] = ((100_003,), (1,))
+        if case.classes:
+            shapes = ((512, 300), (20, 5000), (2, 21, 40, 40), (20_000, 10), (7, 1024), (7, 1025))
+        for variant in case.variants:
+            for shape in shapes:
+                call = case.make(variant, shape, torch.float32)
+                if call.target.dtype == torch.uint8:
+                    call = replace(call, target=call.target.long())
+                yield f"{variant} {shape}", case, call
+                if case.name == "cross_entropy":
+                    yield f"{variant} {shape}, offset 1e4", case, replace(call, input=call.input + 1e4)
+
+
+def assert_no_worse_than_eager(what: str, case: Case, call: Call, backend: str = "cpu") -> None:
+    call, wide = call.leaves(), call.wide().leaves()
+    for reduction in REDUCTIONS:
+        ours = call.run(case.function, reduction=reduction, backend=backend)
+        eager = call.run(case.torch_function, reduction=reduction)
+        exact = wide.run(case.torch_function, reduction=reduction)
+        # Sums of logarithms of both signs do not occur here: all losses are at least 0.
+        assert_as_exact(ours, exact, eager, steps=2, what=f"{case.name} {what} {reduction}")
+        generator = torch.Generator().manual_seed(2)
+        upstream = torch.randn(ours.shape, generator=generator)
+        (our,) = torch.autograd.grad(ours, call.input, upstream)
+        (their,) = torch.autograd.grad(eager, call.input, upstream)
+        (true,) = torch.autograd.grad(exact, wide.input, upstream.double())
+        assert_gradient_as_exact(case, call, our, true, their, steps=4)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("what", "case", "call"),
+    [pytest.param(what, case, call, id=f"{case.name}-{what.replace(' ', '_')}") for what, case, call in long_calls()],
+)
+def test_error_is_at_most_twice_that_of_eager(what: str, case: Case, call: Call) -> None:
+    assert_no_worse_than_eager(what, case, call)
+
+
+@needs_kernels
+def test_mean_of_many_in_half_precision() -> None:
+    """Eager sums 8 bits of digits; the loss handed over in float32 has those of float32."""
+    for dtype in HALVES:
+        call = BY_NAME["cross_entropy"].make("plain", (4096, 50), dtype)
+        exact = call.wide().run(torch.nn.functional.cross_entropy)
+        assert_as_exact(call.run(F.cross_entropy, out_dtype=torch.float32), exact, steps=4)
+
+
+# Formats.
+
+LOW_BITS = (0x0000, 0x0001, 0x0FFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF)
+
+
+def every_high_half() -> Iterator[Tensor]:
+    """All float32 numbers with these low bits: each neighbourhood of a tie among them."""
+    high = torch.arange(65536, dtype=torch.int64) << 16
+    for low in LOW_BITS:
+        bits = high | low
+        yield torch.where(bits >= 2**31, bits - 2**32, bits).to(torch.int32).view(torch.float32)
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """To the bit, but for which NaN it is."""
+    integer = {4: torch.int32, 2: torch.int16}[a.element_size()]
+    alike = a.view(integer) == b.view(integer)
+    return a.dtype == b.dtype and bool((alike | (a.isnan() & b.isnan())).all())
+
+
+def check_conversions() -> None:
+    for half in HALVES:
+        patterns = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(half)
+        zeros = torch.zeros_like(patterns)
+        widened = F.l1_loss(patterns, zeros, reduction="none", out_dtype=torch.float32, backend="cpu")
+        # Of the sign of 0 nothing is promised here.
+        assert same_numbers(widened.abs(), patterns.float().abs())
+        column, first = patterns[:, None], torch.zeros(65536, dtype=torch.int64)
+        # The loss of one class is minus its log-probability, of either sign.
+        widened = F.nll_loss(column, first, reduction="none", out_dtype=torch.float32, backend="cpu")
+        assert same_numbers(widened, -patterns.float())
+        for numbers in every_high_half():
+            narrowed = F.l1_loss(numbers, torch.zeros(65536), reduction="none", out_dtype=half, backend="cpu")
+            assert same_numbers(narrowed.abs(), numbers.abs().to(half))
+            narrowed = F.nll_loss(numbers[:, None], first, reduction="none", out_dtype=half, backend="cpu")
+            assert same_numbers(narrowed, (-numbers).to(half))
+
+
+@needs_kernels
+def test_conversions_of_every_bit_pattern() -> None:
+    check_conversions()
+
+
+@needs_kernels
+@pytest.mark.parametrize("half", HALVES, ids=dtype_name)
+def test_conversion_of_a_reduced_loss(half: torch.dtype) -> None:
+    """One number goes another way than many."""
+    for value in (0.1, -0.1, 65504.0, 65519.9, 65520.0, 1e-7, 3e-8, 2.9e-8, -3e-8, 1.00048828125, 3.3e38, math.inf, math.nan, 0.0):
+        given = torch.tensor([[value]])
+        expected = (-given.squeeze()).to(half)
+        for reduction in ("mean", "sum"):
+            loss = F.nll_loss(given, torch.tensor([0]), reduction=reduction, out_dtype=half, backend="cpu")
+            assert torch.equal(loss.abs(), expected.abs()) or (loss.isnan() and expected.isnan())
+            if value:
+                assert torch.equal(loss.signbit(), expected.signbit()) or math.isnan(value)
+
+
+# The same everywhere.
+
+THREADED = {"pointwise": (70_001,), "rows": (150, 1000), "few classes": (30_000, 7), "images": (3, 21, 40, 41)}
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
+@pytest.mark.parametrize(("case", "variant"), VARIANTS)
+def test_thread_count_changes_no_bit(case: Case, variant: str, dtype: torch.dtype) -> None:
+    for kind, shape in THREADED.items():
+        if case.classes == (kind == "pointwise"):
+            continue
+        call = case.make(variant, shape, dtype).leaves()
+        for reduction in REDUCTIONS:
+            results = []
+            for threads in (1, 2, 3):
+                torch.set_num_threads(threads)
+                loss = call.run(case.function, reduction=reduction, backend="cpu")
+                upstream = torch.linspace(-1, 1, max(1, loss.numel())).to(dtype).reshape(loss.shape)
+                results.append((loss, torch.autograd.grad(loss, call.input, upstream)[0]))
+            for other in results[1:]:
+                assert_same_bits(other[0], results[0][0])
+                assert_same_bits(other[1], results[0][1])
+
+
+@needs_kernels
+@pytest.mark.parametrize(("case", "variant"), VARIANTS)
+def test_old_contents_of_a_buffer_do_not_matter(case: Case, variant: str) -> None:
+    """Results are written whole: a buffer that comes back full of NaN leaves none."""
+    shape = (130, 200) if case.classes else (26_000,)
+    call = case.make(variant, shape, torch.float32).leaves()
+    poison = torch.full(shape, math.nan if case.any_input else 0.5)
+    for reduction in REDUCTIONS:
+
+        def both(reduction: str = reduction) -> tuple[Tensor, Tensor]:
+            loss = call.run(case.function, reduction=reduction, backend="cpu")
+            return loss.detach(), torch.autograd.grad(loss.sum(), call.input)[0]
+
+        first = [tensor.clone() for tensor in both()]
+        for _ in range(3):
+            spoiled = replace(call, input=poison).leaves()
+            loss = spoiled.run(case.function, reduction=reduction, backend="cpu")
+            (gradient,) = torch.autograd.grad(loss.sum() * math.nan, spoiled.input)
+            del loss, gradient
+        for again, before in zip(both(), first, strict=True):
+            assert_same_bits(again, before)
+
+
+def check_instruction_set(name: str) -> None:
+    """In a process of its own, which was told to use it."""
+    assert cpu.description() == f"fused C++ kernel, instruction set {name}"
+    check_conversions()
+    for case in CASES:
+        for variant in case.variants:
+            for shape in (*case.shapes, (40, 1500) if case.classes else (2000,)):
+                for dtype in KERNEL_DTYPES:
+                    call = case.make(variant, shape, dtype)
+                    if call.target.dtype == torch.uint8:
+                        call = replace(call, target=call.target.long())
+                    call, wide = call.leaves(), call.wide().leaves()
+                    loss = call.run(case.function, reduction="none", backend="cpu")
+                    exact = wide.run(case.torch_function, reduction="none")
+                    eager = call.run(case.torch_function, reduction="none")
+                    what = f"{name} {case.name} {variant} {shape} {dtype}"
+                    assert_as_exact(loss, exact, eager, steps=8, what=what)
+                    upstream = torch.linspace(-1, 1, max(1, loss.numel())).to(dtype)[: loss.numel()].reshape(loss.shape)
+                    (our,) = torch.autograd.grad(loss, call.input, upstream)
+                    (their,) = torch.autograd.grad(eager, call.input, upstream)
+                    (true,) = torch.autograd.grad(exact, wide.input, upstream.double())
+                    one_class = case.classes and shape[:2][-1] == 1
+                    assert_gradient_as_exact(case, call, our, true, their, floor=1.0 if one_class else 0.0)
+
+
+def run_with(name: str, program: str) -> "subprocess.CompletedProcess[str]":
+    tests = str(Path(__file__).parent)
+    path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH", "")]))
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env={**os.environ, "LOSSKIT_ISA": name, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", cpu.instruction_sets())
+def test_instruction_sets(name: str) -> None:
+    done = run_with(name, f"import test_numerics; test_numerics.check_instruction_set({name!r})")
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@needs_kernels
+def test_an_unknown_instruction_set_is_an_error() -> None:
+    done = run_with("avx9", "import losskit")
+    assert done.returncode == 1
+    names = ", ".join(cpu.instruction_sets())
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith(f"BackendError: LOSSKIT_ISA='avx9' is not an instruction set of this processor: {names}.")
