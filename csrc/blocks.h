@@ -1,7 +1,8 @@
-// Blocks of a tensor as float32, whatever the tensor's dtype.
+// Blocks of a tensor as float32, whatever the tensor's dtype, and the transposes of such blocks.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels.h"
 #include "numerics.h"
@@ -21,7 +22,8 @@ inline void store_block(const float* from, T* to, int64_t n) {
     for (int64_t i = 0; i < n; ++i) store(to + i, from[i]);
 }
 
-inline void load_any(const void* from, DType dtype, int64_t offset, float* to, int64_t n) {
+// Not inlined: the loops of every dtype at every call make a compilation several times as long.
+__attribute__((noinline)) void load_any(const void* from, DType dtype, int64_t offset, float* to, int64_t n) {
     switch (dtype) {
         case DType::bfloat16: return load_block(static_cast<const bfloat16*>(from) + offset, to, n);
         case DType::float16: return load_block(static_cast<const float16*>(from) + offset, to, n);
@@ -30,11 +32,11 @@ inline void load_any(const void* from, DType dtype, int64_t offset, float* to, i
             for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(source[i]);
             return;
         }
-        default: return load_block(static_cast<const float*>(from) + offset, to, n);
+        default: std::memcpy(to, static_cast<const float*>(from) + offset, static_cast<size_t>(n) * sizeof(float));
     }
 }
 
-inline void store_any(const float* from, void* to, DType dtype, int64_t offset, int64_t n) {
+__attribute__((noinline)) void store_any(const float* from, void* to, DType dtype, int64_t offset, int64_t n) {
     switch (dtype) {
         case DType::bfloat16: return store_block(from, static_cast<bfloat16*>(to) + offset, n);
         case DType::float16: return store_block(from, static_cast<float16*>(to) + offset, n);
@@ -43,9 +45,178 @@ inline void store_any(const float* from, void* to, DType dtype, int64_t offset, 
             for (int64_t i = 0; i < n; ++i) target[i] = from[i];
             return;
         }
-        default: return store_block(from, static_cast<float*>(to) + offset, n);
+        default: std::memcpy(static_cast<float*>(to) + offset, from, static_cast<size_t>(n) * sizeof(float));
     }
 }
+
+inline float load_one(const void* from, DType dtype, int64_t offset) {
+    float value;
+    load_any(from, dtype, offset, &value, 1);
+    return value;
+}
+
+inline void store_one(float value, void* to, DType dtype, int64_t offset) { store_any(&value, to, dtype, offset, 1); }
+
+inline int64_t bytes_of(DType dtype) { return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2; }
+
+// Transposes between rows of few classes and classes of many rows, in square tiles that stay in the registers. A row of a
+// tile is read and written as a whole vector, also where the row of the matrix ends before it: `room` is how many floats
+// there are at the rows' address, and no access goes beyond. What a store spills into the next row is written later.
+// Floats beyond the end that are enough for every tile.
+constexpr int64_t kTileRoom = 16;
+
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define LOSSKIT_SHUFFLEVECTOR
+#endif
+#endif
+
+#ifdef LOSSKIT_SHUFFLEVECTOR
+typedef float Vector4 __attribute__((vector_size(16)));
+
+LOSSKIT_INLINE Vector4 zip_low(Vector4 a, Vector4 b) { return __builtin_shufflevector(a, b, 0, 4, 1, 5); }
+LOSSKIT_INLINE Vector4 zip_high(Vector4 a, Vector4 b) { return __builtin_shufflevector(a, b, 2, 6, 3, 7); }
+
+#ifdef __AVX__
+typedef float Vector8 __attribute__((vector_size(32)));
+
+LOSSKIT_INLINE Vector8 zip_low(Vector8 a, Vector8 b) {
+    return __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+LOSSKIT_INLINE Vector8 zip_high(Vector8 a, Vector8 b) {
+    return __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+#else
+typedef Vector4 Vector8;
+#endif
+
+#ifdef __AVX512F__
+typedef float Vector16 __attribute__((vector_size(64)));
+
+LOSSKIT_INLINE Vector16 zip_low(Vector16 a, Vector16 b) {
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+LOSSKIT_INLINE Vector16 zip_high(Vector16 a, Vector16 b) {
+    return __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#else
+typedef Vector8 Vector16;
+#endif
+
+template <class Vector>
+constexpr int64_t kWidth = static_cast<int64_t>(sizeof(Vector) / sizeof(float));
+
+// Interleaving the first half of the rows with the second half, once for each bit of a row's number, transposes.
+template <class Vector>
+LOSSKIT_INLINE void transpose_tile(Vector* tile) {
+    constexpr int64_t width = kWidth<Vector>;
+#pragma GCC unroll 4
+    for (int64_t bit = 1; bit < width; bit *= 2) {
+        Vector zipped[width];
+#pragma GCC unroll 8
+        for (int64_t j = 0; j < width / 2; ++j) {
+            zipped[2 * j] = zip_low(tile[j], tile[j + width / 2]);
+            zipped[2 * j + 1] = zip_high(tile[j], tile[j + width / 2]);
+        }
+#pragma GCC unroll 16
+        for (int64_t j = 0; j < width; ++j) tile[j] = zipped[j];
+    }
+}
+
+// `count` rows of the tile are there; `from` and `to` have the distances between rows.
+template <class Vector>
+LOSSKIT_INLINE void move_tile(const float* from, int64_t from_step, int64_t from_count, float* to, int64_t to_step,
+                              int64_t to_count) {
+    constexpr int64_t width = kWidth<Vector>;
+    Vector tile[width];
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < width; ++j) {
+        if (j < from_count) {
+            std::memcpy(&tile[j], from + j * from_step, sizeof(Vector));
+        } else {
+            tile[j] = Vector{};
+        }
+    }
+    transpose_tile(tile);
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < width; ++j) {
+        if (j < to_count) std::memcpy(to + j * to_step, &tile[j], sizeof(Vector));
+    }
+}
+// to[k * stride + i] = from[i * classes + k]
+template <class Vector>
+inline void transpose_in_tiles(const float* from, int64_t room, float* to, int64_t rows, int64_t classes, int64_t stride) {
+    constexpr int64_t width = kWidth<Vector>;
+    for (int64_t i = 0; i < rows; i += width) {
+        for (int64_t k = 0; k < classes; k += width) {
+            const float* source = from + i * classes + k;
+            float* target = to + k * stride + i;
+            if (i + width <= rows && (i + width - 1) * classes + k + width <= room) {
+                if (k + width <= classes) {
+                    move_tile<Vector>(source, classes, width, target, stride, width);
+                } else {
+                    move_tile<Vector>(source, classes, width, target, stride, classes - k);
+                }
+            } else {
+                for (int64_t r = 0; r < width && i + r < rows; ++r) {
+                    for (int64_t c = 0; c < width && k + c < classes; ++c) target[c * stride + r] = source[r * classes + c];
+                }
+            }
+        }
+    }
+}
+
+// to[i * classes + k] = from[k * stride + i]
+template <class Vector>
+inline void transpose_out_tiles(const float* from, float* to, int64_t room, int64_t rows, int64_t classes, int64_t stride) {
+    constexpr int64_t width = kWidth<Vector>;
+    for (int64_t i = 0; i < rows; i += width) {
+        // The last classes first: what they spill is the first classes of the next row.
+        for (int64_t k = (classes - 1) / width * width; k >= 0; k -= width) {
+            const float* source = from + k * stride + i;
+            float* target = to + i * classes + k;
+            if (i + width <= rows && (i + width - 1) * classes + k + width <= room) {
+                if (k + width <= classes) {
+                    move_tile<Vector>(source, stride, width, target, classes, width);
+                } else {
+                    move_tile<Vector>(source, stride, classes - k, target, classes, width);
+                }
+            } else {
+                for (int64_t r = 0; r < width && i + r < rows; ++r) {
+                    for (int64_t c = 0; c < width && k + c < classes; ++c) target[r * classes + c] = source[c * stride + r];
+                }
+            }
+        }
+    }
+}
+
+__attribute__((noinline)) void transpose_in(const float* from, int64_t room, float* to, int64_t rows, int64_t classes,
+                                            int64_t stride) {
+    if (classes <= 4) return transpose_in_tiles<Vector4>(from, room, to, rows, classes, stride);
+    if (classes <= 8) return transpose_in_tiles<Vector8>(from, room, to, rows, classes, stride);
+    return transpose_in_tiles<Vector16>(from, room, to, rows, classes, stride);
+}
+
+__attribute__((noinline)) void transpose_out(const float* from, float* to, int64_t room, int64_t rows, int64_t classes,
+                                             int64_t stride) {
+    if (classes <= 4) return transpose_out_tiles<Vector4>(from, to, room, rows, classes, stride);
+    if (classes <= 8) return transpose_out_tiles<Vector8>(from, to, room, rows, classes, stride);
+    return transpose_out_tiles<Vector16>(from, to, room, rows, classes, stride);
+}
+
+#else
+void transpose_in(const float* from, int64_t, float* to, int64_t rows, int64_t classes, int64_t stride) {
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t k = 0; k < classes; ++k) to[k * stride + i] = from[i * classes + k];
+    }
+}
+
+void transpose_out(const float* from, float* to, int64_t, int64_t rows, int64_t classes, int64_t stride) {
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t k = 0; k < classes; ++k) to[i * classes + k] = from[k * stride + i];
+    }
+}
+#endif
 
 }  // namespace
 }  // namespace losskit::LOSSKIT_ISA

@@ -24,9 +24,10 @@ namespace losskit::LOSSKIT_ISA {
 namespace {
 
 constexpr int64_t kRowBlock = 1024;
-constexpr int64_t kPositions = 1024;
-// Rows of fewer classes are transposed: a vector of one row would be mostly empty.
-constexpr int64_t kFewClasses = 64;
+constexpr int64_t kPositions = 512;
+// Rows of fewer classes are transposed: what a row costs once (logarithm, division, sums across a vector, the remainder)
+// is then paid in vectors of rows. From here on the row kernel is as fast.
+constexpr int64_t kFewClasses = 256;
 constexpr int64_t kChunkElements = 16384;
 
 // Scratch memory of one chunk.
@@ -47,8 +48,8 @@ private:
 inline bool transposed(const ClassArgs& a) { return a.inner == 1 && a.classes < kFewClasses; }
 
 inline int64_t positions_per_block(const ClassArgs& a) {
-    // The exponentials of a block should stay in the second-level cache.
-    int64_t fit = 98304 / (a.classes > 0 ? a.classes : 1) / 16 * 16;
+    // The exponentials of a block, and what else is laid out as they are, should stay in the second-level cache.
+    int64_t fit = 65536 / (a.classes > 0 ? a.classes : 1) / 16 * 16;
     return fit > kPositions ? kPositions : fit < 64 ? 64 : fit;
 }
 
@@ -79,14 +80,9 @@ LOSSKIT_INLINE bool counts_at(const ClassArgs& a, int64_t sample) {
 // What the loss and the gradient of a sample are multiplied by.
 LOSSKIT_INLINE float loss_factor(const ClassArgs& a, int64_t sample) { return a.row_weight ? a.row_weight[sample] : 1.0f; }
 
-LOSSKIT_INLINE float grad_factor(const ClassArgs& a, int64_t sample) {
-    float factor = loss_factor(a, sample) * a.scale;
-    if (a.grad_output) {
-        float upstream;
-        load_any(a.grad_output, a.grad_output_dtype, sample, &upstream, 1);
-        factor *= upstream;
-    }
-    return factor;
+inline float grad_factor(const ClassArgs& a, int64_t sample) {
+    float upstream = a.grad_output ? load_one(a.grad_output, a.grad_output_dtype, sample) : 1.0f;
+    return loss_factor(a, sample) * a.scale * upstream;
 }
 
 template <class Index>
@@ -144,31 +140,35 @@ bool count_targets(const ClassArgs& a, double* total) {
     return bad == 0;
 }
 
-// A. q as a function of the class (and, for probabilities, of where the class's element lies).
-enum class Shares { none, uniform, weighted, probabilities, weighted_probabilities };
+// A. q. `none` is 0, `per_class` the same for every sample, `per_element` from the class probabilities.
+enum class Shares { none, per_class, per_element };
 
-template <class T, Shares kShares>
 struct Share {
-    const T* probability;
-    const float* weight;
+    // All of the class weight that goes to the target, and the smoothing that each class gets.
     float keep, uniform;
-
-    // `at` is the offset of the element in the input and in the probabilities.
-    LOSSKIT_INLINE float operator()(int64_t k, int64_t at) const {
-        if constexpr (kShares == Shares::uniform) return uniform;
-        if constexpr (kShares == Shares::weighted) return uniform * weight[k];
-        if constexpr (kShares == Shares::probabilities) return keep * load(probability[at]) + uniform;
-        if constexpr (kShares == Shares::weighted_probabilities) {
-            return weight[k] * (keep * load(probability[at]) + uniform);
-        }
-        return 0.0f;
-    }
 };
 
-template <class T, Shares kShares>
-inline Share<T, kShares> share_of(const ClassArgs& a) {
-    float uniform = a.label_smoothing > 0.0f ? a.label_smoothing / static_cast<float>(a.classes) : 0.0f;
-    return {static_cast<const T*>(a.target), a.weight, 1.0f - (a.label_smoothing > 0.0f ? a.label_smoothing : 0.0f), uniform};
+inline Share share_of(const ClassArgs& a) {
+    if (!(a.label_smoothing > 0.0f)) return {1.0f, 0.0f};
+    return {1.0f - a.label_smoothing, a.label_smoothing / static_cast<float>(a.classes)};
+}
+
+LOSSKIT_INLINE float weight_of(const ClassArgs& a, int64_t k) { return a.weight ? a.weight[k] : 1.0f; }
+
+// q of `n` classes from `k` of a row; `at` is the offset of the first element in the input and the probabilities.
+inline void row_shares(const ClassArgs& a, const Share& share, int64_t at, int64_t k, int64_t n, float* q) {
+    const float keep = share.keep, uniform = share.uniform;
+    if (a.kind == Targets::probabilities) {
+        load_any(a.target, a.dtype, at, q, n);
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) q[i] = keep * q[i] + uniform;
+    } else {
+        for (int64_t i = 0; i < n; ++i) q[i] = uniform;
+    }
+    if (!a.weight) return;
+    const float* weight = a.weight + k;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) q[i] *= weight[i];
 }
 
 // B.
@@ -180,53 +180,71 @@ inline float block_max(const float* x, int64_t n) {
 }
 
 // A block as float32: where it lies, or converted into `to`.
-inline const float* as_floats(const float* x, float*, int64_t) { return x; }
-
-template <class T>
-inline const float* as_floats(const T* x, float* to, int64_t n) {
-    load_block(x, to, n);
+inline const float* as_floats(const void* x, DType dtype, int64_t offset, float* to, int64_t n) {
+    if (dtype == DType::float32) return static_cast<const float*>(x) + offset;
+    load_any(x, dtype, offset, to, n);
     return to;
 }
 
+// to[i] = from[i] * factor
+template <class T>
+inline void store_scaled(const float* from, float factor, T* to, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) store(to + i, from[i] * factor);
+}
+
+__attribute__((noinline)) void store_scaled(const float* from, float factor, void* to, DType dtype, int64_t offset, int64_t n) {
+    switch (dtype) {
+        case DType::bfloat16: return store_scaled(from, factor, static_cast<bfloat16*>(to) + offset, n);
+        case DType::float16: return store_scaled(from, factor, static_cast<float16*>(to) + offset, n);
+        default: return store_scaled(from, factor, static_cast<float*>(to) + offset, n);
+    }
+}
+
 // The weighted distance below the shift, Σ q·(shift − x), and Σ q, of one block.
-template <class T, Shares kShares>
-inline void add_shares(const Share<T, kShares>& share, const float* x, int64_t at, int64_t k, int64_t n, float shift,
-                       double& distance, double& total) {
+inline void add_shares(const float* q, const float* x, int64_t n, float shift, double& distance, double& total) {
     float d = 0.0f, q_sum = 0.0f;
 #pragma omp simd reduction(+ : d, q_sum)
     for (int64_t i = 0; i < n; ++i) {
-        float q = share(k + i, at + i);
-        float below = q * (shift - x[i]);
+        float below = q[i] * (shift - x[i]);
         // A class excluded on both sides costs nothing.
-        d += (q == 0.0f) & (x[i] == -kInfinity) ? 0.0f : below;
-        q_sum += q;
+        d += (q[i] == 0.0f) & (x[i] == -kInfinity) ? 0.0f : below;
+        q_sum += q[i];
     }
     distance += d;
     total += q_sum;
 }
 
-// The unweighted loss of row `r`. Writes its gradient where `grad` is not null. `exps` has room for a row, `maxima` for
-// one number per block; both unused without a gradient.
-template <class T, Shares kShares>
-inline double softmax_row(const ClassArgs& a, const Share<T, kShares>& share, int64_t r, T* grad, float* exps,
-                          float* maxima, float upstream) {
+// What the rows of a chunk share: room for the exponentials of a row where they cannot stand in its gradient, and for one
+// maximum per block.
+struct RowBuffers {
+    float floats[kRowBlock], shares[kRowBlock];
+    float* maxima;
+    float* exps;
+};
+
+// The unweighted loss of row `r`; writes its gradient where one is wanted.
+template <Shares kShares>
+inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, RowBuffers& buffers, float upstream) {
     const int64_t classes = a.classes;
     const int64_t at = r * classes;
-    const T* x = static_cast<const T*>(a.input) + at;
+    const bool in_place = a.dtype == DType::float32;
+    float* const exps = in_place && a.grad ? static_cast<float*>(a.grad) + at : buffers.exps;
+    float* const maxima = buffers.maxima;
+    float* const q = buffers.shares;
     // Read before anything is written: the gradient may take the place of the input.
     int64_t t = 0;
     double c = 0.0, target_logit = 0.0;
     if (a.kind == Targets::indices) {
         t = index_at(a, r);
-        c = static_cast<double>(share.keep) * (a.weight ? a.weight[t] : 1.0f);
-        target_logit = load(x[t]);
+        c = static_cast<double>(share.keep) * weight_of(a, t);
+        target_logit = load_one(a.input, a.dtype, at + t);
     }
-    float floats[kRowBlock];
     float m = -kInfinity;
     double s = 0.0, distance = 0.0, q_sum = 0.0;
     for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
         int64_t n = classes - k < kRowBlock ? classes - k : kRowBlock;
-        const float* v = as_floats(x + k, floats, n);
+        const float* v = as_floats(a.input, a.dtype, at + k, buffers.floats, n);
         float shift = block_max(v, n);
         if (shift > m) {
             if (m != -kInfinity) {
@@ -238,14 +256,15 @@ inline double softmax_row(const ClassArgs& a, const Share<T, kShares>& share, in
         // A block of -inf alone has no maximum to take off; its exponentials are 0 all the same.
         float own = shift == -kInfinity ? 0.0f : shift;
         if constexpr (kShares != Shares::none) {
-            double d = 0.0, q = 0.0;
-            add_shares(share, v, at + k, k, n, own, d, q);
+            double d = 0.0, q_block = 0.0;
+            row_shares(a, share, at + k, k, n, q);
+            add_shares(q, v, n, own, d, q_block);
             // From the block's maximum to the row's, which is -inf only while every element is.
-            distance += d + (q == 0.0 || d == kInfinity ? 0.0 : q * (static_cast<double>(m) - own));
-            q_sum += q;
+            distance += d + (q_block == 0.0 || d == kInfinity ? 0.0 : q_block * (static_cast<double>(m) - own));
+            q_sum += q_block;
         }
         float sum = 0.0f;
-        if (grad) {
+        if (a.grad) {
             // -inf again for a block of -inf alone: its factor below is then 0, or NaN where the whole row is -inf.
             maxima[block] = shift;
             float* e = exps + k;
@@ -262,131 +281,114 @@ inline double softmax_row(const ClassArgs& a, const Share<T, kShares>& share, in
         if (sum != 0.0f) s += own == m ? sum : sum * std::exp(static_cast<double>(own) - m);
     }
     double log_s = std::log(s);
-    double loss = distance + (q_sum == 0.0 ? 0.0 : q_sum * log_s);
+    double loss = distance + (c + q_sum) * log_s;
     if (a.kind == Targets::indices) {
         double below = m - target_logit;
-        if (!(c == 0.0 && below == kInfinity)) loss += c * (log_s + below);
+        if (!(c == 0.0 && below == kInfinity)) loss += c * below;
     }
-    if (!grad) return loss;
+    if (!a.grad) return loss;
     // A row with NaN or nothing but -inf has no softmax: all of it is NaN.
     double per_unit = (c + q_sum) * upstream / s;
+    // Not from the stored gradient: in a half format that has been rounded already.
+    float of_target = 0.0f;
     for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
         int64_t n = classes - k < kRowBlock ? classes - k : kRowBlock;
         double down = maxima[block] == m && m > -kInfinity ? 1.0 : std::exp(static_cast<double>(maxima[block]) - m);
         float factor = static_cast<float>(per_unit * down);
-        const float* e = exps + k;
+        float* e = exps + k;
+        const bool has_target = t >= k && t < k + n;
+        if constexpr (kShares == Shares::none) {
+            if (has_target) of_target = e[t - k] * factor;
+            store_scaled(e, factor, a.grad, a.dtype, at + k, n);
+        } else {
+            row_shares(a, share, at + k, k, n, q);
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
-            float g = e[i] * factor;
-            if constexpr (kShares != Shares::none) g -= share(k + i, at + k + i) * upstream;
-            store(grad + k + i, g);
+            for (int64_t i = 0; i < n; ++i) e[i] = e[i] * factor - q[i] * upstream;
+            if (has_target) of_target = e[t - k];
+            if (!in_place) store_any(e, a.grad, a.dtype, at + k, n);
         }
     }
-    if (a.kind == Targets::indices) {
-        // Not from the stored gradient: in a half format that has been rounded already.
-        float g = exps == reinterpret_cast<float*>(grad)
-                      ? load(grad[t])
-                      : static_cast<float>(exps[t] * per_unit * std::exp(static_cast<double>(maxima[t / kRowBlock]) - m)) -
-                            share(t, at + t) * upstream;
-        store(grad + t, static_cast<float>(g - c * upstream));
-    }
+    if (a.kind == Targets::indices) store_one(static_cast<float>(of_target - c * upstream), a.grad, a.dtype, at + t);
     return loss;
 }
 
-template <class T, Shares kShares>
+template <Shares kShares>
 inline void softmax_rows(const ClassArgs& a) {
-    const int64_t step = rows_per_chunk(a), chunks = class_chunks(a), classes = a.classes;
-    const Share<T, kShares> share = share_of<T, kShares>(a);
-    const bool in_place = sizeof(T) == sizeof(float);
+    const int64_t step = rows_per_chunk(a), chunks = class_chunks(a), classes = a.classes, size = bytes_of(a.dtype);
+    const Share share = share_of(a);
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
         int64_t blocks = (classes + kRowBlock - 1) / kRowBlock;
-        Scratch scratch(a.grad ? blocks + (in_place ? 0 : classes) : 0);
-        float* maxima = scratch.data();
+        Scratch scratch(a.grad ? blocks + (a.dtype == DType::float32 ? 0 : classes) : 0);
+        RowBuffers buffers;
+        buffers.maxima = scratch.data();
+        buffers.exps = scratch.data() + blocks;
         double sum = 0.0;
         int64_t end = (chunk + 1) * step < a.outer ? (chunk + 1) * step : a.outer;
         for (int64_t r = chunk * step; r < end; ++r) {
-            T* grad = a.grad ? static_cast<T*>(a.grad) + r * classes : nullptr;
             float value = 0.0f;
             if (counts_at(a, r)) {
-                float* exps = in_place ? reinterpret_cast<float*>(grad) : maxima + blocks;
-                double loss = softmax_row<T, kShares>(a, share, r, grad, exps, maxima, a.grad ? grad_factor(a, r) : 0.0f);
+                double loss = softmax_row<kShares>(a, share, r, buffers, a.grad ? grad_factor(a, r) : 0.0f);
                 loss *= loss_factor(a, r);
                 sum += loss;
                 value = static_cast<float>(loss);
-            } else if (grad) {
-                std::memset(static_cast<void*>(grad), 0, classes * sizeof(T));
+            } else if (a.grad) {
+                std::memset(static_cast<char*>(a.grad) + r * classes * size, 0, static_cast<size_t>(classes * size));
             }
-            if (a.loss_out) store_any(&value, a.loss_out, a.loss_dtype, r, 1);
+            if (a.loss_out) store_one(value, a.loss_out, a.loss_dtype, r);
         }
         if (a.partial) a.partial[chunk] = sum;
     });
 }
 
-// Rows of few classes to classes of many rows and back, in tiles of a vector's width squared.
-#if defined(__AVX512F__)
-constexpr int64_t kTile = 16;
-#elif defined(__AVX2__)
-constexpr int64_t kTile = 8;
-#else
-constexpr int64_t kTile = 4;
-#endif
-
-// to[k * stride + i] = from[i * classes + k]
-inline void transpose_in(const float* from, float* to, int64_t rows, int64_t classes, int64_t stride) {
-    for (int64_t k = 0; k < classes; ++k) {
-#pragma omp simd
-        for (int64_t i = 0; i < rows; ++i) to[k * stride + i] = from[i * classes + k];
-    }
-}
-
-// to[i * classes + k] = from[k * stride + i]
-inline void transpose_out(const float* from, float* to, int64_t rows, int64_t classes, int64_t stride) {
-    for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t k = 0; k < classes; ++k) to[i * classes + k] = from[k * stride + i];
-    }
-}
-
-// C. `n` samples side by side. Class k of sample i is x[k * stride + i]; its exponential goes to e[k * e_stride + i] and
-//    there becomes the gradient. `e` may be `x`. `first` is the index of the first sample, `at` the offset of its first
-//    element in the tensors, at which class k lies `k_step` and sample i `i_step` further.
+// C. `n` samples side by side. Class k of sample i is x[k * stride + i], its exponential takes that place, and its gradient
+//    the exponential's.
 struct Positions {
-    // `share_total` is Σq and `distance` Σ q·(m − x); `counts` is 1 or 0, and so are the products that it is in.
+    // `share_total` is Σq and `distance` Σ q·(m − x); `counts` is 1 or 0.
     double s[kPositions], distance[kPositions], share_total[kPositions];
+    // `below` is m − x_t, `taken` what the gradient of the target's class loses.
     float m[kPositions], part[kPositions], below[kPositions], c[kPositions], loss_factor[kPositions], upstream[kPositions],
-        factor[kPositions], value[kPositions];
-    int64_t target[kPositions], counts[kPositions];
+        factor[kPositions], taken[kPositions];
+    int32_t target[kPositions], counts[kPositions];
 };
+
+template <class Index>
+inline void gather_targets(const ClassArgs& a, Positions& p, const Index* target, int64_t n) {
+    const int64_t ignored = a.ignore_index;
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        int64_t t = target[i];
+        int32_t counts = t != ignored;
+        p.counts[i] = counts;
+        // Of a sample that does not count the index may be anything.
+        p.target[i] = counts ? static_cast<int32_t>(t) : 0;
+    }
+}
 
 // What the samples first … first + n bring along. No branch inside a loop: this runs once per sample, and with few
 // classes that is as often as an exponential.
-template <class T, Shares kShares>
-inline void gather_positions(const ClassArgs& a, const Share<T, kShares>& share, Positions& p, const float* x,
-                             int64_t stride, int64_t n, int64_t first) {
-    if (a.kind == Targets::indices) {
-        if (a.target_dtype == DType::uint8) {
-            const uint8_t* target = static_cast<const uint8_t*>(a.target) + first;
-            for (int64_t i = 0; i < n; ++i) p.target[i] = target[i];
-        } else {
-            std::memcpy(p.target, static_cast<const int64_t*>(a.target) + first, static_cast<size_t>(n) * sizeof(int64_t));
-        }
-        const int64_t ignored = a.ignore_index;
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) p.counts[i] = p.target[i] != ignored;
-    } else {
+inline void gather_positions(const ClassArgs& a, const Share& share, Positions& p, const float* x, int64_t stride,
+                             int64_t n, int64_t first) {
+    if (a.kind == Targets::probabilities) {
         for (int64_t i = 0; i < n; ++i) {
             p.target[i] = 0;
             p.counts[i] = 1;
         }
+    } else if (a.target_dtype == DType::uint8) {
+        gather_targets(a, p, static_cast<const uint8_t*>(a.target) + first, n);
+    } else {
+        gather_targets(a, p, static_cast<const int64_t*>(a.target) + first, n);
     }
     if (a.row_mask) {
-        for (int64_t i = 0; i < n; ++i) p.counts[i] &= a.row_mask[first + i] != 0;
+        const uint8_t* mask = a.row_mask + first;
+        for (int64_t i = 0; i < n; ++i) {
+            p.counts[i] = mask[i] ? p.counts[i] : 0;
+            p.target[i] = mask[i] ? p.target[i] : 0;
+        }
     }
     const float scale = a.scale;
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
-        // Of a sample that does not count the index may be anything.
-        p.target[i] = p.counts[i] ? p.target[i] : 0;
-        p.loss_factor[i] = static_cast<float>(p.counts[i]);
+        p.loss_factor[i] = p.counts[i] ? 1.0f : 0.0f;
         p.upstream[i] = p.counts[i] ? scale : 0.0f;
     }
     if (a.row_weight) {
@@ -415,35 +417,46 @@ inline void gather_positions(const ClassArgs& a, const Share<T, kShares>& share,
     }
 }
 
-// `ahead(k)` is called before class k, to ask for the memory that is needed next.
-template <class T, Shares kShares, bool kGrad, class Ahead>
-inline double softmax_positions(const ClassArgs& a, const Share<T, kShares>& share, Positions& p, const float* x,
-                                int64_t stride, float* e, int64_t e_stride, int64_t n, int64_t first, int64_t at,
-                                int64_t k_step, int64_t i_step, Ahead ahead) {
+// The place of a block in the tensors.
+struct Place {
+    // The index of the first sample; the offset of its first element, and how much further the next class lies.
+    int64_t first, at, k_step;
+};
+
+// Asks for the memory of class `k` of the next block: the processor's prefetcher does not follow short pieces far apart.
+LOSSKIT_INLINE void prefetch_next(const ClassArgs& a, const Place& place, int64_t k, int64_t n) {
+    const int64_t size = bytes_of(a.dtype);
+    const int64_t offset = (place.at + (a.inner == 1 ? a.classes * n + k * n : k * place.k_step + n)) * size;
+    const char* from = static_cast<const char*>(a.input) + offset;
+    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(from + i, 0, 2);
+    if (!a.grad) return;
+    const char* to = static_cast<const char*>(a.grad) + offset;
+    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(to + i, 1, 2);
+}
+
+// `q` is laid out as `x`, and unused unless the shares are per element. p.m holds the maxima. Returns the sum of the losses
+// and leaves each in p.part; with a gradient wanted, fills in what `finish_class` needs.
+template <Shares kShares>
+inline double softmax_positions(const ClassArgs& a, const Share& share, Positions& p, float* x, const float* q,
+                                int64_t stride, int64_t n, const Place& place) {
     const int64_t classes = a.classes;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) {
-        p.m[i] = x[i];
-        p.s[i] = 0.0;
-    }
+    // Before the exponentials, which take the place of x.
+    gather_positions(a, share, p, x, stride, n, place.first);
+    for (int64_t i = 0; i < n; ++i) p.s[i] = 0.0;
+    double every_total = 0.0;
     if constexpr (kShares != Shares::none) {
         for (int64_t i = 0; i < n; ++i) p.distance[i] = p.share_total[i] = 0.0;
     }
-    for (int64_t k = 1; k < classes; ++k) {
-        const float* row = x + k * stride;
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) p.m[i] = row[i] > p.m[i] ? row[i] : p.m[i];
-    }
-    // Before the exponentials, which may take the place of x.
-    gather_positions(a, share, p, x, stride, n, first);
     // Sums of 32 in float, the rest in double: thousands of classes one after the other would lose digits.
     for (int64_t k0 = 0; k0 < classes; k0 += 32) {
         int64_t k1 = k0 + 32 < classes ? k0 + 32 : classes;
         for (int64_t i = 0; i < n; ++i) p.part[i] = 0.0f;
         for (int64_t k = k0; k < k1; ++k) {
-            const float* row = x + k * stride;
-            float* out = e + k * e_stride;
-            ahead(k);
+            float* row = x + k * stride;
+            prefetch_next(a, place, k, n);
+            const float every = share.uniform * weight_of(a, k);
+            const float* own = q + k * stride;
+            every_total += every;
 #pragma omp simd
             for (int64_t i = 0; i < n; ++i) {
                 float v = row[i];
@@ -451,12 +464,12 @@ inline double softmax_positions(const ClassArgs& a, const Share<T, kShares>& sha
                 float exponential = exp_nonpositive(v - p.m[i]);
                 p.part[i] += exponential;
                 if constexpr (kShares != Shares::none) {
-                    float q = share(k, at + k * k_step + i * i_step);
-                    float below = q * (p.m[i] - v);
-                    p.distance[i] += (q == 0.0f) & (v == -kInfinity) ? 0.0f : below;
-                    p.share_total[i] += q;
+                    float share_of_class = kShares == Shares::per_element ? own[i] : every;
+                    float below = share_of_class * (p.m[i] - v);
+                    p.distance[i] += (share_of_class == 0.0f) & (v == -kInfinity) ? 0.0f : below;
+                    if constexpr (kShares == Shares::per_element) p.share_total[i] += share_of_class;
                 }
-                if constexpr (kGrad) out[i] = exponential;
+                row[i] = exponential;
             }
         }
 #pragma omp simd
@@ -467,125 +480,155 @@ inline double softmax_positions(const ClassArgs& a, const Share<T, kShares>& sha
 #pragma omp simd reduction(+ : sum, undefined)
     for (int64_t i = 0; i < n; ++i) {
         double log_s = log_nonnegative(static_cast<float>(p.s[i]));
-        double of_target = p.c[i] * (log_s + p.below[i]);
+        double of_target = static_cast<double>(p.c[i]) * p.below[i];
         double loss = (p.c[i] == 0.0f) & (p.below[i] == kInfinity) ? 0.0 : of_target;
-        double share_total = 0.0;
+        double total = p.c[i];
         if constexpr (kShares != Shares::none) {
-            share_total = p.share_total[i];
-            double of_shares = share_total * log_s;
-            loss += p.distance[i] + (share_total == 0.0 ? 0.0 : of_shares);
+            total += kShares == Shares::per_element ? p.share_total[i] : every_total;
+            loss += p.distance[i];
         }
-        double weighted = loss * p.loss_factor[i];
+        double weighted = (loss + total * log_s) * p.loss_factor[i];
         weighted = p.counts[i] ? weighted : 0.0;
-        p.value[i] = static_cast<float>(weighted);
+        p.part[i] = static_cast<float>(weighted);
         sum += weighted;
-        p.factor[i] = static_cast<float>((p.c[i] + share_total) * p.upstream[i] / p.s[i]);
+        p.factor[i] = static_cast<float>(total * p.upstream[i] / p.s[i]);
+        p.taken[i] = p.c[i] * p.upstream[i];
         undefined += (p.counts[i] == 0) & !(p.s[i] == p.s[i]);
     }
-    if constexpr (!kGrad) return sum;
-    for (int64_t k = 0; k < classes; ++k) {
-        float* out = e + k * e_stride;
-#pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
-            float g = out[i] * p.factor[i];
-            if constexpr (kShares != Shares::none) g -= share(k, at + k * k_step + i * i_step) * p.upstream[i];
-            out[i] = g;
-        }
-    }
-    if (a.kind == Targets::indices) {
-        for (int64_t i = 0; i < n; ++i) e[p.target[i] * e_stride + i] -= p.c[i] * p.upstream[i];
-    }
-    if (undefined) {
+    if (undefined && a.grad) {
         // NaN in a sample that does not count times its factor 0.
         for (int64_t i = 0; i < n; ++i) {
-            for (int64_t k = 0; k < classes && !p.counts[i]; ++k) e[k * e_stride + i] = 0.0f;
+            if (p.counts[i]) continue;
+            p.factor[i] = 0.0f;
+            for (int64_t k = 0; k < classes; ++k) x[k * stride + i] = 0.0f;
         }
     }
     return sum;
 }
 
-template <class T, Shares kShares, bool kGrad>
-inline void softmax_blocks(const ClassArgs& a) {
-    const int64_t classes = a.classes, step = positions_per_block(a), chunks = class_chunks(a);
-    const bool rows = a.inner == 1;
-    const int64_t per_outer = rows ? 1 : (a.inner + step - 1) / step;
-    const Share<T, kShares> share = share_of<T, kShares>(a);
-    for_chunks(chunks, a.threads, [&](int64_t chunk) {
-        // The block of scores stays in the cache: classes that lie a power of two apart in memory would evict each other.
-        const int64_t header = (static_cast<int64_t>(sizeof(Positions) / sizeof(float)) + 15) / 16 * 16;
-        Scratch scratch(header + classes * step + (rows ? classes * step : 0));
-        Positions& p = *new (scratch.data()) Positions;
-        float* x = scratch.data() + header;
-        int64_t first, n, at, k_step, i_step;
-        if (rows) {
-            first = chunk * step;
-            n = first + step < a.outer ? step : a.outer - first;
-            at = first * classes;
-            k_step = 1;
-            i_step = classes;
+// The gradient of class k from its exponentials. For samples that do not count q may be NaN, and so may its product with 0.
+template <class T, Shares kShares>
+inline void finish_class(const Positions& p, const float* e, const float* q, float every, int64_t k, T* grad, int64_t n) {
+    const int32_t own = static_cast<int32_t>(k);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        float g = e[i] * p.factor[i];
+        if constexpr (kShares == Shares::per_class) g -= every * p.upstream[i];
+        if constexpr (kShares == Shares::per_element) {
+            float taken = q[i] * p.upstream[i];
+            g = p.counts[i] ? g - taken : 0.0f;
         } else {
-            int64_t begin = chunk % per_outer * step;
-            n = begin + step < a.inner ? step : a.inner - begin;
-            first = chunk / per_outer * a.inner + begin;
-            at = chunk / per_outer * classes * a.inner + begin;
-            k_step = a.inner;
-            i_step = 1;
+            g -= p.target[i] == own ? p.taken[i] : 0.0f;
         }
-        const T* input = static_cast<const T*>(a.input) + at;
-        T* grad = kGrad ? static_cast<T*>(a.grad) + at : nullptr;
-        float* linear = x + classes * step;
-        if (rows) {
-            transpose_in(as_floats(input, linear, n * classes), x, n, classes, step);
-        } else {
-            for (int64_t k = 0; k < classes; ++k) load_block(input + k * k_step, x + k * step, n);
-        }
-        // The prefetcher of the processor does not follow short pieces of far apart rows.
-        const int64_t next = rows ? n * classes : n;
-        auto ahead = [&](int64_t k) {
-            const T* from = input + k * (rows ? n : k_step) + next;
-            T* to = grad + k * (rows ? n : k_step);
-            for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) {
-                __builtin_prefetch(from + i, 0, 2);
-                if (kGrad) __builtin_prefetch(to + i, 1, 2);
-            }
-        };
-        double sum =
-            softmax_positions<T, kShares, kGrad>(a, share, p, x, step, x, step, n, first, at, k_step, i_step, ahead);
-        if (kGrad && rows) {
-            transpose_out(x, linear, n, classes, step);
-            store_block(linear, grad, n * classes);
-        } else if (kGrad) {
-            for (int64_t k = 0; k < classes; ++k) store_block(x + k * step, grad + k * k_step, n);
-        }
-        if (a.loss_out) store_any(p.value, a.loss_out, a.loss_dtype, first, n);
-        if (a.partial) a.partial[chunk] = sum;
-    });
+        store(grad + i, g);
+    }
+}
+
+// Reads class k into x and raises the maxima.
+template <class T>
+inline void load_class(const T* from, float* x, float* m, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        float v = load(from[i]);
+        m[i] = v > m[i] ? v : m[i];
+        x[i] = v;
+    }
+}
+
+// Where block `chunk` begins, and how many samples it has.
+inline Place place_of(const ClassArgs& a, int64_t chunk, int64_t step, int64_t& n) {
+    if (a.inner == 1) {
+        int64_t first = chunk * step;
+        n = first + step < a.outer ? step : a.outer - first;
+        return {first, first * a.classes, 0};
+    }
+    const int64_t per_outer = (a.inner + step - 1) / step;
+    int64_t begin = chunk % per_outer * step, outer = chunk / per_outer;
+    n = begin + step < a.inner ? step : a.inner - begin;
+    return {outer * a.inner + begin, outer * a.classes * a.inner + begin, a.inner};
 }
 
 template <class T, Shares kShares>
-inline void softmax_of(const ClassArgs& a) {
-    if (a.inner == 1 && !transposed(a)) return softmax_rows<T, kShares>(a);
-    if (a.grad) return softmax_blocks<T, kShares, true>(a);
-    return softmax_blocks<T, kShares, false>(a);
+inline void softmax_blocks(const ClassArgs& a) {
+    const int64_t classes = a.classes, step = positions_per_block(a), chunks = class_chunks(a);
+    const bool rows = a.inner == 1;
+    const Share share = share_of(a);
+    // Not a power of two, which would bring all the classes of a tile into the same cache lines.
+    const int64_t stride = step + 16;
+    const int64_t block = classes * stride;
+    for_chunks(chunks, a.threads, [&](int64_t chunk) {
+        const int64_t header = (static_cast<int64_t>(sizeof(Positions) / sizeof(float)) + 15) / 16 * 16;
+        const bool needs_q = kShares == Shares::per_element;
+        Scratch scratch(header + block * (1 + (needs_q ? 1 : 0) + (rows ? 1 : 0)) + kTileRoom);
+        Positions& p = *new (scratch.data()) Positions;
+        float* x = scratch.data() + header;
+        float* q = x + block;
+        float* linear = needs_q ? q + block : q;
+        int64_t n;
+        const Place place = place_of(a, chunk, step, n);
+        const T* input = static_cast<const T*>(a.input) + place.at;
+        for (int64_t i = 0; i < n; ++i) p.m[i] = -kInfinity;
+        if (rows) {
+            const float* floats = as_floats(a.input, a.dtype, place.at, linear, n * classes);
+            transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), x, n, classes, stride);
+            for (int64_t k = 0; k < classes; ++k) {
+                const float* row = x + k * stride;
+#pragma omp simd
+                for (int64_t i = 0; i < n; ++i) p.m[i] = row[i] > p.m[i] ? row[i] : p.m[i];
+            }
+        } else {
+            for (int64_t k = 0; k < classes; ++k) load_class(input + k * place.k_step, x + k * stride, p.m, n);
+        }
+        if (needs_q) {
+            if (rows) {
+                const float* floats = as_floats(a.target, a.dtype, place.at, linear, n * classes);
+                transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), q, n, classes, stride);
+            }
+            for (int64_t k = 0; k < classes; ++k) {
+                float* row = q + k * stride;
+                if (!rows) load_any(a.target, a.dtype, place.at + k * place.k_step, row, n);
+                const float weight = weight_of(a, k);
+#pragma omp simd
+                for (int64_t i = 0; i < n; ++i) row[i] = weight * (share.keep * row[i] + share.uniform);
+            }
+        }
+        double sum = softmax_positions<kShares>(a, share, p, x, q, stride, n, place);
+        if (a.loss_out) store_any(p.part, a.loss_out, a.loss_dtype, place.first, n);
+        if (a.partial) a.partial[chunk] = sum;
+        if (!a.grad) return;
+        T* grad = static_cast<T*>(a.grad) + place.at;
+        for (int64_t k = 0; k < classes; ++k) {
+            const float every = share.uniform * weight_of(a, k);
+            float* e = x + k * stride;
+            if (rows) {
+                finish_class<float, kShares>(p, e, q + k * stride, every, k, e, n);
+            } else {
+                finish_class<T, kShares>(p, e, q + k * stride, every, k, grad + k * place.k_step, n);
+            }
+        }
+        if (rows && a.dtype == DType::float32) {
+            transpose_out(x, static_cast<float*>(a.grad) + place.at, n * classes, n, classes, stride);
+        } else if (rows) {
+            transpose_out(x, linear, n * classes + kTileRoom, n, classes, stride);
+            store_any(linear, a.grad, a.dtype, place.at, n * classes);
+        }
+    });
 }
 
-template <class T>
-inline void softmax_typed(const ClassArgs& a) {
-    if (a.kind == Targets::probabilities) {
-        if (a.weight) return softmax_of<T, Shares::weighted_probabilities>(a);
-        return softmax_of<T, Shares::probabilities>(a);
+template <Shares kShares>
+inline void softmax_of(const ClassArgs& a) {
+    if (a.inner == 1 && !transposed(a)) return softmax_rows<kShares>(a);
+    switch (a.dtype) {
+        case DType::bfloat16: return softmax_blocks<bfloat16, kShares>(a);
+        case DType::float16: return softmax_blocks<float16, kShares>(a);
+        default: return softmax_blocks<float, kShares>(a);
     }
-    if (!(a.label_smoothing > 0.0f)) return softmax_of<T, Shares::none>(a);
-    if (a.weight) return softmax_of<T, Shares::weighted>(a);
-    return softmax_of<T, Shares::uniform>(a);
 }
 
 void softmax(const ClassArgs& a) {
-    switch (a.dtype) {
-        case DType::bfloat16: return softmax_typed<bfloat16>(a);
-        case DType::float16: return softmax_typed<float16>(a);
-        default: return softmax_typed<float>(a);
-    }
+    if (a.kind == Targets::probabilities) return softmax_of<Shares::per_element>(a);
+    if (a.label_smoothing > 0.0f) return softmax_of<Shares::per_class>(a);
+    return softmax_of<Shares::none>(a);
 }
 
 // D.
@@ -630,7 +673,7 @@ inline void nll_typed(const ClassArgs& a) {
                 if (grad) store(grad + at, -w * grad_factor(a, sample));
                 sum += value;
             }
-            if (a.loss_out) store_any(&value, a.loss_out, a.loss_dtype, sample, 1);
+            if (a.loss_out) store_one(value, a.loss_out, a.loss_dtype, sample);
         }
         if (a.partial) a.partial[chunk] = sum;
     });

@@ -1,4 +1,4 @@
-"""How near is near enough: the error of eager PyTorch in the same dtype is the measure, and nothing is a bare constant."""
+"""How near is near enough: the measure is the error of eager PyTorch in the same dtype; no constant stands alone."""
 
 import torch
 from cases import Call, Case
@@ -18,7 +18,7 @@ def assert_as_exact(
     scale: float | None = None,
     what: str = "result",
 ) -> None:
-    """error(ours) ≤ 2·error(eager) + steps·eps·scale, against `exact` in float64; infinities and NaN in the same places.
+    """error(ours) ≤ 2·error(eager) + steps·eps·scale, against `exact` in float64; inf and NaN in the same places.
 
     `scale` is the largest magnitude of `exact` unless it is given, as for a sum in which terms cancel.
     """
@@ -29,7 +29,12 @@ def assert_as_exact(
     finite = rounded.isfinite()
     odd = ours[~finite]
     torch.testing.assert_close(
-        odd, rounded[~finite], rtol=0, atol=0, equal_nan=True, msg=lambda text: f"{what}, where it is not finite: {text}"
+        odd,
+        rounded[~finite],
+        rtol=0,
+        atol=0,
+        equal_nan=True,
+        msg=lambda text: f"{what}, where it is not finite: {text}",
     )
     if not bool(finite.any()):
         return
@@ -83,9 +88,7 @@ def assert_gradient_as_exact(
         truth = parts(case, call, exact)[name]
         finite = truth[truth.isfinite()].abs()
         scale = max(floor, float(finite.max()) if finite.numel() else 0.0)
-        assert_as_exact(
-            part, truth, theirs.get(name), steps=steps, scale=scale, what=f"gradient by input, {name}"
-        )
+        assert_as_exact(part, truth, theirs.get(name), steps=steps, scale=scale, what=f"gradient by input, {name}")
 
 
 def assert_same_bits(a: Tensor, b: Tensor) -> None:
@@ -93,4 +96,6 @@ def assert_same_bits(a: Tensor, b: Tensor) -> None:
     assert a.shape == b.shape
     integer = {8: torch.int64, 4: torch.int32, 2: torch.int16}[a.element_size()]
     a, b = a.detach().contiguous(), b.detach().contiguous()
-    assert torch.equal(a.view(integer), b.view(integer)), f"bits differ in {int((a.view(integer) != b.view(integer)).sum())}"
+    assert torch.equal(a.view(integer), b.view(integer)), (
+        f"bits differ in {int((a.view(integer) != b.view(integer)).sum())}"
+    )

@@ -1,4 +1,4 @@
-"""What the losses should give, written independently of losskit: textbook forms in float64, and exact numbers by mpmath."""
+"""What the losses should give, written apart from losskit: textbook forms in float64, and exact numbers by mpmath."""
 
 import math
 from collections.abc import Callable

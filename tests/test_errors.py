@@ -202,9 +202,7 @@ class TestOptions:
     def test_normalizer_of_no_sum(self, name: str, backend: str) -> None:
         message = f"{name}: normalizer divides a sum, but reduction is 'none'."
         call = getattr(F, name)
-        complaint(
-            LosskitValueError, message, call, *arguments(name), normalizer=2.0, reduction="none", backend=backend
-        )
+        complaint(LosskitValueError, message, call, *arguments(name), normalizer=2.0, reduction="none", backend=backend)
 
     @pytest.mark.parametrize("reduction", ["mean", "sum"])
     def test_nothing_counts(self, name: str, backend: str, reduction: str) -> None:
@@ -241,7 +239,9 @@ class TestNamedKernelDoesNotFallBack:
                 f"{name}: backend='cpu' cannot run this call: the kernel takes {dtypes}, the same for input and "
                 "target, not float64 and float64."
             )
-        complaint(BackendError, f"{message} backend='auto' can.", getattr(F, name), input.double(), target, backend="cpu")
+        complaint(
+            BackendError, f"{message} backend='auto' can.", getattr(F, name), input.double(), target, backend="cpu"
+        )
 
     @pytest.mark.parametrize("name", NAMES)
     def test_weight_with_gradient(self, name: str) -> None:
@@ -280,13 +280,16 @@ class TestNamedKernelDoesNotFallBack:
             "backend='auto' can."
         )
         complaint(
-            BackendError, message, F.cross_entropy, torch.zeros(1, 2), torch.zeros(1, 2, dtype=torch.float64), backend="cpu"
+            BackendError,
+            message,
+            F.cross_entropy,
+            torch.zeros(1, 2),
+            torch.zeros(1, 2, dtype=torch.float64),
+            backend="cpu",
         )
 
     def test_transform(self) -> None:
-        message = (
-            "mse_loss: backend='cpu' cannot run this call: a torch.func transform is active. backend='auto' can."
-        )
+        message = "mse_loss: backend='cpu' cannot run this call: a torch.func transform is active. backend='auto' can."
         with pytest.raises(BackendError, match=f"^{re.escape(message)}$"):
             torch.func.grad(lambda x: F.mse_loss(x, torch.zeros(2), backend="cpu"))(torch.ones(2))
 
@@ -294,9 +297,7 @@ class TestNamedKernelDoesNotFallBack:
         class Marked(Tensor):
             pass
 
-        message = (
-            "mse_loss: backend='cpu' cannot run this call: Marked is a subclass of Tensor. backend='auto' can."
-        )
+        message = "mse_loss: backend='cpu' cannot run this call: Marked is a subclass of Tensor. backend='auto' can."
         complaint(BackendError, message, F.mse_loss, torch.ones(2).as_subclass(Marked), torch.ones(2), backend="cpu")
 
 
@@ -316,18 +317,18 @@ def test_shapes_that_broadcast_warn(name: str, backend: str) -> None:
         f"{name}: target has shape (3,) but input has (3, 1); they broadcast to (3, 3), 9 losses for 3 inputs: "
         "target.reshape((3, 1))?"
     )
-    with pytest.warns(UserWarning) as seen:
+    with pytest.warns(UserWarning, match="they broadcast to") as seen:
         getattr(F, name)(torch.zeros(3, 1), torch.zeros(3), backend=backend)
     assert [str(warning.message) for warning in seen] == [expected]
     expected = f"{name}: target has shape (1,) but input has (3,); they broadcast to (3,), 3 losses for 3 inputs"
-    with pytest.warns(UserWarning) as seen:
+    with pytest.warns(UserWarning, match="they broadcast to") as seen:
         getattr(F, name)(torch.zeros(3), torch.zeros(1), backend=backend)
     assert [str(warning.message) for warning in seen] == [expected]
 
 
 @pytest.mark.parametrize("name", DIFFERENCE_NAMES)
 def test_the_broadcast_warning_names_the_line_of_the_call(name: str) -> None:
-    with pytest.warns(UserWarning) as seen:
+    with pytest.warns(UserWarning, match="they broadcast to") as seen:
         getattr(F, name)(torch.zeros(3), torch.zeros(1))
     assert [warning.filename for warning in seen] == [__file__]
 
@@ -419,7 +420,8 @@ def test_probabilities_outside_their_range(reduction: str, backend: str) -> None
     head = f"{name}: 1 of 3 values of"
     complaint(
         LosskitRuntimeError,
-        f"{head} input lie outside [0, 1] (min=0.25, max=2.5): these look like logits: binary_cross_entropy_with_logits?",
+        f"{head} input lie outside [0, 1] (min=0.25, max=2.5): these look like logits: "
+        "binary_cross_entropy_with_logits?",
         F.binary_cross_entropy,
         torch.tensor([0.5, 2.5, 0.25]),
         good,
@@ -476,7 +478,9 @@ CAUSES = [
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-@pytest.mark.parametrize("extra", [{}, {"weight": torch.ones(3)}, {"label_smoothing": 0.1}], ids=["", "weight", "smoothing"])
+@pytest.mark.parametrize(
+    "extra", [{}, {"weight": torch.ones(3)}, {"label_smoothing": 0.1}], ids=["", "weight", "smoothing"]
+)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("kind", INDEX_SHAPES)
 @pytest.mark.parametrize("name", CLASS_NAMES)
@@ -490,7 +494,7 @@ def test_class_index_out_of_range(name: str, kind: str, reduction: str, extra: d
             if kind == "unbatched":
                 if len(wrong) > 1:
                     continue
-                cause = re.sub("min=0|max=0", lambda found: found.group()[:4] + str(wrong[0]), cause)
+                cause = cause.replace("min=0", f"min={wrong[0]}").replace("max=0", f"max={wrong[0]}")
                 if wrong == [3]:
                     cause = "min=3, max=3=C: these labels look 1-based."
             input, target = class_arguments(kind, wrong, dtype)
@@ -501,14 +505,17 @@ def test_class_index_out_of_range(name: str, kind: str, reduction: str, extra: d
                 )
                 logits = input.clone().requires_grad_(needs_grad)
                 call = getattr(F, name)
-                complaint(LosskitIndexError, message, call, logits, target, reduction=reduction, backend=backend, **extra)
+                complaint(
+                    LosskitIndexError, message, call, logits, target, reduction=reduction, backend=backend, **extra
+                )
 
 
 @pytest.mark.parametrize("name", CLASS_NAMES)
 def test_one_based_and_many_wrong_labels(name: str) -> None:
     call = getattr(F, name)
     message = (
-        f"{name}: 2 of 4 targets lie outside [0, 3): {{3}}, first at index 1. min=1, max=3=C: these labels look 1-based."
+        f"{name}: 2 of 4 targets lie outside [0, 3): {{3}}, first at index 1. min=1, max=3=C: "
+        "these labels look 1-based."
     )
     complaint(LosskitIndexError, message, call, torch.zeros(4, 3), torch.tensor([1, 3, 2, 3]))
     message = (
@@ -556,13 +563,12 @@ def test_class_shapes(name: str) -> None:
         LosskitRuntimeError,
         (2, 4, 3),
         (2, 4),
-        "input (2, 4, 3) takes a target of shape (2, 3), got (2, 4): the classes belong in dim 1: input.transpose(1, 2)?",
+        "input (2, 4, 3) takes a target of shape (2, 3), got (2, 4): the classes belong in dim 1: "
+        "input.transpose(1, 2)?",
     )
+    check(LosskitRuntimeError, (2, 3, 4), (2, 5), "input (2, 3, 4) takes a target of shape (2, 4), got (2, 5).")
     check(
-        LosskitRuntimeError, (2, 3, 4), (2, 5), "input (2, 3, 4) takes a target of shape (2, 4), got (2, 5)."
-    )
-    check(
-        LosskitRuntimeError,
+        LosskitValueError,
         (3,),
         (2,),
         "input (3,) is one sample of 3 classes, so target must be a 0-dim tensor, got shape (2,).",
@@ -614,9 +620,7 @@ def test_label_smoothing(target: Tensor, backend: str) -> None:
     logits = torch.zeros(2, 3)
     for value, shown in ((-0.5, "-0.5"), (1.5, "1.5"), (float("nan"), "nan"), (float("inf"), "inf")):
         message = f"cross_entropy: label_smoothing must lie in [0, 1], got {shown}."
-        complaint(
-            LosskitRuntimeError, message, F.cross_entropy, logits, target, label_smoothing=value, backend=backend
-        )
+        complaint(LosskitRuntimeError, message, F.cross_entropy, logits, target, label_smoothing=value, backend=backend)
     for value, kind in (("0.1", "str"), (None, "NoneType"), (torch.tensor(0.1), "Tensor"), (True, "bool")):
         message = f"cross_entropy: label_smoothing must be a number, got {kind}."
         complaint(LosskitTypeError, message, F.cross_entropy, logits, target, label_smoothing=value, backend=backend)
@@ -643,19 +647,24 @@ def test_inplace_backward() -> None:
     call = F.cross_entropy
 
     message = (
-        "cross_entropy: inplace_backward=True needs a reduction of 'mean' or 'sum': the gradient of single losses is not "
-        "known before backward."
+        "cross_entropy: inplace_backward=True needs a reduction of 'mean' or 'sum': the gradient of single losses is "
+        "not known before backward."
     )
     complaint(LosskitValueError, message, call, leaf * 1, target, reduction="none", inplace_backward=True)
     message = (
-        "cross_entropy: inplace_backward=True would overwrite a leaf that requires a gradient; it is meant for the output "
-        "of a layer."
+        "cross_entropy: inplace_backward=True would overwrite a leaf that requires a gradient; it is meant for the "
+        "output of a layer."
     )
     complaint(LosskitRuntimeError, message, call, leaf, target, inplace_backward=True)
     complaint(LosskitRuntimeError, message, call, leaf.view(2, 3), target, inplace_backward=True)
     message = "cross_entropy: inplace_backward=True needs contiguous logits, got strides (1, 2)."
     complaint(
-        LosskitRuntimeError, message, call, (torch.zeros(3, 2, requires_grad=True) * 1).t(), target, inplace_backward=True
+        LosskitRuntimeError,
+        message,
+        call,
+        (torch.zeros(3, 2, requires_grad=True) * 1).t(),
+        target,
+        inplace_backward=True,
     )
     message = "cross_entropy: inplace_backward=True needs the CPU kernel, but backend='reference' was asked for."
     complaint(LosskitRuntimeError, message, call, leaf * 1, target, inplace_backward=True, backend="reference")
@@ -679,7 +688,7 @@ def test_inplace_backward() -> None:
 
     message = (
         "cross_entropy: inplace_backward=True with torch.bfloat16 logits takes a grad_output of 1, got 3, because the "
-        "gradient has been rounded already: normalizer= scales before."
+        "gradient has been rounded already: normalizer= scales before that."
     )
     loss = call(leaf.bfloat16() * 1, target, inplace_backward=True)
     with pytest.raises(LosskitRuntimeError, match=f"^{re.escape(message)}$"):
@@ -836,7 +845,10 @@ WRONG_CALLS: list[tuple[str, str, tuple[Any, ...], dict[str, Any]]] = [
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize(
     ("name", "args", "kwargs"),
-    [pytest.param(name, args, kwargs, id=f"{name}-{label.replace(' ', '_')}") for name, label, args, kwargs in WRONG_CALLS],
+    [
+        pytest.param(name, args, kwargs, id=f"{name}-{label.replace(' ', '_')}")
+        for name, label, args, kwargs in WRONG_CALLS
+    ],
 )
 def test_torch_raises_the_same_type(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], backend: str) -> None:
     case = BY_NAME[name]
@@ -894,9 +906,5 @@ def test_explain_dispatch_of_something_else() -> None:
 
 
 def test_cache_limit() -> None:
-    complaint(
-        LosskitTypeError, "set_cache_limit: limit must be an int, got float.", losskit.set_cache_limit, 1.5
-    )
-    complaint(
-        LosskitValueError, "set_cache_limit: limit must be 0 or more bytes, got -1.", losskit.set_cache_limit, -1
-    )
+    complaint(LosskitTypeError, "set_cache_limit: limit must be an int, got float.", losskit.set_cache_limit, 1.5)
+    complaint(LosskitValueError, "set_cache_limit: limit must be 0 or more bytes, got -1.", losskit.set_cache_limit, -1)

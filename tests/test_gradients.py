@@ -48,7 +48,7 @@ def random_like(shape: torch.Size, dtype: torch.dtype, seed: int = 7) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
-# Finite differences, to which second derivatives of losses with corners say nothing at the corners; the samples lie off them.
+# Finite differences. They say nothing at the corners of a loss; the samples lie off them.
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -196,7 +196,9 @@ def test_target_and_grad_output_that_are_not_contiguous(case: Case) -> None:
             assert_same_bits(ours.contiguous(), expected)
         one = torch.ones((), dtype=loss.dtype)
         (ours,) = torch.autograd.grad(loss, call.input, one.expand(loss.shape))
-        assert_same_bits(ours.contiguous(), own_gradients(case, call, one.expand(loss.shape).contiguous(), reduction="none")[0])
+        assert_same_bits(
+            ours.contiguous(), own_gradients(case, call, one.expand(loss.shape).contiguous(), reduction="none")[0]
+        )
 
 
 # The graph.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import losskit
 from losskit.errors import LosskitError
+from losskit.kernels import cpu
 
 # Arguments of the constructors beyond reduction.
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -67,7 +68,9 @@ class TestLikeTorch:
 
     def test_state_dict_round_trip(self, case: Case, kwargs: dict[str, Any], reduction: str) -> None:
         ours, theirs = pair(case, reduction=reduction, **kwargs)
-        blank = {name: torch.zeros_like(value) if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+        blank = {
+            name: torch.zeros_like(value) if isinstance(value, Tensor) else value for name, value in kwargs.items()
+        }
         empty_ours, empty_theirs = pair(case, reduction=reduction, **blank)
         empty_ours.load_state_dict(theirs.state_dict())
         empty_theirs.load_state_dict(ours.state_dict())
@@ -188,7 +191,7 @@ def test_legacy_flags(case: Case, flags: dict[str, bool], reduction: str) -> Non
     assert ours.reduction == theirs.reduction == reduction
     assert_same_loss(case, ours, theirs)
     call = case.make("plain", (6, 5), torch.float32)
-    with pytest.warns(UserWarning) as seen:
+    with pytest.warns(UserWarning, match="deprecated") as seen:
         loss = case.function(call.input, call.target, **flags, reduction=other)
     message = f"size_average and reduce are deprecated: write reduction={reduction!r} instead."
     # It names the line of the call.
@@ -253,6 +256,7 @@ def test_inside_a_model() -> None:
     assert torch.equal(clone.criterion.weight, model.criterion.weight)
 
 
+@pytest.mark.skipif(not cpu.available(), reason=cpu.unavailable_reason())
 def test_inplace_backward_of_the_module() -> None:
     target = torch.tensor([0, 1, 2, 0, 1])
     logits, other = torch.randn(5, 3, requires_grad=True), None

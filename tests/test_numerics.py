@@ -119,7 +119,9 @@ def test_infinities_and_nan_as_torch(case: Case, variant: str, dtype: torch.dtyp
             (our,) = torch.autograd.grad(ours.sum(), leaf)
             (true,) = torch.autograd.grad(exact.sum(), wide.input)
             clean = call.leaves()
-            (undisturbed,) = torch.autograd.grad(clean.run(case.function, reduction="none", backend=backend).sum(), clean.input)
+            (undisturbed,) = torch.autograd.grad(
+                clean.run(case.function, reduction="none", backend=backend).sum(), clean.input
+            )
             elsewhere = leaf.detach() == call.input
             if case.classes:
                 elsewhere = elsewhere.all(1, keepdim=True).expand(shape)
@@ -142,7 +144,12 @@ def rows_with_infinities() -> Iterator[tuple[str, Tensor, Tensor]]:
     """Whole blocks of 1024 classes excluded, in each place, and the target inside and outside of them."""
     generator = torch.Generator().manual_seed(5)
     for classes in (3, 63, 64, 1025, 2050, 3072):
-        for start, stop in ((0, classes // 3), (classes // 3, 2 * classes // 3), (2 * classes // 3, classes), (0, classes - 1)):
+        for start, stop in (
+            (0, classes // 3),
+            (classes // 3, 2 * classes // 3),
+            (2 * classes // 3, classes),
+            (0, classes - 1),
+        ):
             logits = torch.randn(4, classes, generator=generator)
             logits[:, start:stop] = -math.inf
             finite = torch.nonzero(logits[0].isfinite()).flatten()
@@ -320,7 +327,22 @@ def test_conversions_of_every_bit_pattern() -> None:
 @pytest.mark.parametrize("half", HALVES, ids=dtype_name)
 def test_conversion_of_a_reduced_loss(half: torch.dtype) -> None:
     """One number goes another way than many."""
-    for value in (0.1, -0.1, 65504.0, 65519.9, 65520.0, 1e-7, 3e-8, 2.9e-8, -3e-8, 1.00048828125, 3.3e38, math.inf, math.nan, 0.0):
+    for value in (
+        0.1,
+        -0.1,
+        65504.0,
+        65519.9,
+        65520.0,
+        1e-7,
+        3e-8,
+        2.9e-8,
+        -3e-8,
+        1.00048828125,
+        3.3e38,
+        math.inf,
+        math.nan,
+        0.0,
+    ):
         given = torch.tensor([[value]])
         expected = (-given.squeeze()).to(half)
         for reduction in ("mean", "sum"):
@@ -408,7 +430,7 @@ def run_with(name: str, program: str) -> "subprocess.CompletedProcess[str]":
     path = os.pathsep.join(filter(None, [tests, os.environ.get("PYTHONPATH", "")]))
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
-        env={**os.environ, "LOSSKIT_ISA": name, "PYTHONPATH": path},
+        env={**os.environ, "LOSSKIT_ISA": name, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=300,

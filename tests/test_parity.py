@@ -1,4 +1,4 @@
-"""PyTorch's own test data: what it accepts we accept, with its number, shape, dtype and gradient; what it refuses we refuse."""
+"""PyTorch's own test data: what it accepts we accept, with its number, shape, dtype and gradient; so with errors."""
 
 import inspect
 import warnings
@@ -101,7 +101,10 @@ def assert_parity(case: Case, call: Call, backend: str) -> None:
     for name, gradient in our.items():
         assert gradient.dtype == theirs[name].dtype
         if name == "input" and not call.input.is_complex():
-            assert_gradient_as_exact(case, call, gradient, true[name], theirs[name])
+            # Of one class the gradient is 0, left over from terms of the size of grad_output.
+            one_class = case.classes and call.input.shape[:2][-1] == 1
+            floor = float(grad_output.abs().max()) if one_class and grad_output.numel() else 0.0
+            assert_gradient_as_exact(case, call, gradient, true[name], theirs[name], floor=floor)
         else:
             assert_as_exact(gradient, true[name], theirs[name], steps=8, what=f"gradient by {name}")
 
@@ -182,9 +185,7 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
 )
 def test_module_errors(case: Case) -> None:
     info = MODULES[case.torch_module]
-    errors = info.module_error_inputs_func(
-        info, device="cpu", dtype=torch.float32, requires_grad=False, training=True
-    )
+    errors = info.module_error_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=True)
     assert errors
     for error in errors:
         made, forward = error.module_error_input.constructor_input, error.module_error_input.forward_input
@@ -224,9 +225,7 @@ def _certain_and_right(function: Any) -> Tensor:
 
 
 DIFFERENT_VALUES = [
-    pytest.param(
-        case, call, expected, id=reason.replace(" ", "_")
-    )
+    pytest.param(case, call, expected, id=reason.replace(" ", "_"))
     for case, call, expected, reason in [
         ("nll_loss", _zero_weight_of_an_impossible_class, 0.0, "0 times an infinite loss is 0"),
         (

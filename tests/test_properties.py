@@ -239,7 +239,9 @@ def test_shift_of_the_logits(backend: str, data: st.DataObject) -> None:
     """A number added to all logits of a row changes nothing."""
     case = BY_NAME["cross_entropy"]
     call = data.draw(calls(case)).leaves()
-    shift = torch.tensor(data.draw(st.lists(st.integers(-4096, 4096), min_size=len(call.input), max_size=len(call.input))))
+    shift = torch.tensor(
+        data.draw(st.lists(st.integers(-4096, 4096), min_size=len(call.input), max_size=len(call.input)))
+    )
     # Logits of few digits, so that adding the shift rounds none away.
     logits = (call.input.detach() * 64).round() / 64
     plain, shifted = replace(call, input=logits).leaves(), replace(call, input=logits + shift[:, None]).leaves()
@@ -302,7 +304,9 @@ def test_indices_are_one_hot_probabilities(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_cross_entropy_is_log_softmax_and_nll(backend: str, data: st.DataObject) -> None:
     variant = data.draw(st.sampled_from(["plain", "weight", "ignore"]))
-    call = BY_NAME["cross_entropy"].make(variant, (data.draw(rows), data.draw(columns)), torch.float32, data.draw(seeds))
+    call = BY_NAME["cross_entropy"].make(
+        variant, (data.draw(rows), data.draw(columns)), torch.float32, data.draw(seeds)
+    )
     losses = call.run(F.cross_entropy, reduction="none", backend=backend)
     log_probs = torch.log_softmax(call.input.double(), 1).float()
     other = replace(call, input=log_probs).run(F.nll_loss, reduction="none", backend=backend)

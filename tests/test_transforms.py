@@ -164,9 +164,7 @@ def test_compile_of_a_module_with_options(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_compile_with_sizes_that_change(case: Case) -> None:
     """The divisor is that of each call, not that of the one that was traced."""
-    compiled = torch.compile(
-        lambda x, y: case.function(x, y), fullgraph=True, backend="aot_eager", dynamic=True
-    )
+    compiled = torch.compile(lambda x, y: case.function(x, y), fullgraph=True, backend="aot_eager", dynamic=True)
     for rows in (4, 7, 9):
         call = case.make("plain", (rows, 5), torch.float32)
         assert_as_exact(call.run(compiled), call.run(case.function).double(), steps=8)

@@ -92,7 +92,15 @@ class InPlace(Function):
         (logits,) = ctx.saved_tensors
         ctx.spent = True
         grad = logits.detach()
-        if not ext.scale_gradient(grad, grad_output):
+        scaled = ext.scale_gradient(grad, grad_output)
+        if scaled is None and obstacle(grad_output.resolve_neg()) is None:
+            scaled = ext.scale_gradient(grad, grad_output.resolve_neg())
+        if scaled is None:
+            raise LosskitRuntimeError(
+                "cross_entropy: inplace_backward=True takes a plain grad_output, because one gradient is all there is "
+                "room for: inplace_backward=False?"
+            )
+        if not scaled:
             raise LosskitRuntimeError(
                 f"cross_entropy: inplace_backward=True with {grad.dtype} logits takes a grad_output of 1, got "
                 f"{float(grad_output):g}, because the gradient has been rounded already: "
