@@ -99,8 +99,11 @@ LOSSKIT_INLINE float load(bfloat16 value) { return float_of(static_cast<uint32_t
 LOSSKIT_INLINE float load(float16 value) {
     uint32_t half = static_cast<uint32_t>(value);
     uint32_t magnitude = half & 0x7fffu;
-    // The exponent of float16 read as one of float32 is too small by 112; multiplying mends it for denormals too.
-    uint32_t bits = bits_of(float_of(magnitude << 13) * 0x1p112f);
+    // Below 2^-14 the numbers lie as far apart as they do above it; the subtraction is exact. Small numbers of float16 are
+    // normal in float32, and stay so on the way: the processor may be set to flush what is not.
+    float small = float_of((113u << 23) | (magnitude << 13)) - 0x1p-14f;
+    uint32_t normal = (magnitude << 13) + (112u << 23);
+    uint32_t bits = magnitude < 0x400u ? bits_of(small) : normal;
     bits = magnitude >= 0x7c00u ? bits | 0x7f800000u : bits;
     return float_of(bits | (half & 0x8000u) << 16);
 }
@@ -121,8 +124,9 @@ LOSSKIT_INLINE void store(float16* out, float value) {
     uint32_t normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
     // Below 2^-14 the numbers lie 2^-24 apart, as they do around 0.5 in float32: adding 0.5 rounds.
     uint32_t denormal = bits_of(float_of(magnitude) + 0.5f) - bits_of(0.5f);
-    uint32_t result = magnitude < 0x38800000u ? denormal : normal;
-    result = magnitude >= 0x477ff000u ? 0x7c00u : result;
+    // What is too large rounds to more than infinity.
+    uint32_t result = normal < 0x7c00u ? normal : 0x7c00u;
+    result = magnitude < 0x38800000u ? denormal : result;
     result = magnitude > 0x7f800000u ? 0x7e00u : result;
     *out = static_cast<float16>(static_cast<uint16_t>(result | sign));
 }

@@ -19,9 +19,8 @@ struct L1 {
     static constexpr bool bounded = false;
     static LOSSKIT_INLINE void eval(float x, float y, float, float, float& value, float& slope) {
         float d = x - y;
-        value = d < 0.0f ? -d : d;
-        // NaN stays NaN and 0 stays 0.
-        slope = d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : d;
+        value = __builtin_fabsf(d);
+        slope = d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : 0.0f;
     }
 };
 

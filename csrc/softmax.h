@@ -30,20 +30,31 @@ constexpr int64_t kPositions = 512;
 constexpr int64_t kFewClasses = 256;
 constexpr int64_t kChunkElements = 16384;
 
-// Scratch memory of one chunk.
+// Scratch memory of one chunk, which the thread keeps for its next one: a megabyte taken from the C library and given
+// back costs more than a small loss. One at a time.
 class Scratch {
 public:
-    explicit Scratch(int64_t floats) : data_(static_cast<float*>(std::aligned_alloc(64, (floats * 4 + 127) / 64 * 64))) {
-        if (!data_) std::abort();
+    explicit Scratch(int64_t floats) {
+        if (floats <= held_.floats) return;
+        std::free(held_.data);
+        held_.data = static_cast<float*>(std::aligned_alloc(64, static_cast<size_t>((floats * 4 + 127) / 64 * 64)));
+        if (!held_.data) std::abort();
+        held_.floats = floats;
     }
-    ~Scratch() { std::free(data_); }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
-    float* data() const { return data_; }
+    float* data() const { return held_.data; }
 
 private:
-    float* data_;
+    struct Held {
+        float* data = nullptr;
+        int64_t floats = -1;
+        ~Held() { std::free(data); }
+    };
+    static thread_local Held held_;
 };
+
+thread_local Scratch::Held Scratch::held_;
 
 inline bool transposed(const ClassArgs& a) { return a.inner == 1 && a.classes < kFewClasses; }
 
@@ -59,7 +70,8 @@ inline int64_t rows_per_chunk(const ClassArgs& a) {
 }
 
 int64_t class_chunks(const ClassArgs& a) {
-    if (a.inner > 1) {
+    // Zero where there are no positions.
+    if (a.inner != 1) {
         int64_t step = positions_per_block(a);
         return a.outer * ((a.inner + step - 1) / step);
     }
@@ -171,12 +183,25 @@ inline void row_shares(const ClassArgs& a, const Share& share, int64_t at, int64
     for (int64_t i = 0; i < n; ++i) q[i] *= weight[i];
 }
 
-// B.
-inline float block_max(const float* x, int64_t n) {
+// B. The maximum of a block; what is not float32 is converted into `to` on the way.
+template <class T>
+inline float block_max(const T* from, float* to, int64_t n) {
     float m = -kInfinity;
 #pragma omp simd reduction(max : m)
-    for (int64_t i = 0; i < n; ++i) m = x[i] > m ? x[i] : m;
+    for (int64_t i = 0; i < n; ++i) {
+        float v = load(from[i]);
+        m = v > m ? v : m;
+        if constexpr (sizeof(T) != sizeof(float)) to[i] = v;
+    }
     return m;
+}
+
+__attribute__((noinline)) float block_max(const void* from, DType dtype, int64_t offset, float* to, int64_t n) {
+    switch (dtype) {
+        case DType::bfloat16: return block_max(static_cast<const bfloat16*>(from) + offset, to, n);
+        case DType::float16: return block_max(static_cast<const float16*>(from) + offset, to, n);
+        default: return block_max(static_cast<const float*>(from) + offset, to, n);
+    }
 }
 
 // A block as float32: where it lies, or converted into `to`.
@@ -203,16 +228,27 @@ __attribute__((noinline)) void store_scaled(const float* from, float factor, voi
 
 // The weighted distance below the shift, Σ q·(shift − x), and Σ q, of one block.
 inline void add_shares(const float* q, const float* x, int64_t n, float shift, double& distance, double& total) {
-    float d = 0.0f, q_sum = 0.0f;
+    // In double: Σq is multiplied by log s, and what a float sum loses would be multiplied along.
+    double d = 0.0, q_sum = 0.0;
 #pragma omp simd reduction(+ : d, q_sum)
     for (int64_t i = 0; i < n; ++i) {
         float below = q[i] * (shift - x[i]);
         // A class excluded on both sides costs nothing.
-        d += (q[i] == 0.0f) & (x[i] == -kInfinity) ? 0.0f : below;
+        below = (q[i] == 0.0f) & (x[i] == -kInfinity) ? 0.0f : below;
+        d += below;
         q_sum += q[i];
     }
     distance += d;
     total += q_sum;
+}
+
+// Asks for `bytes` of memory that will be needed soon.
+LOSSKIT_INLINE void prefetch_read(const void* from, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i, 0, 2);
+}
+
+LOSSKIT_INLINE void prefetch_write(const void* to, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(to) + i, 1, 2);
 }
 
 // What the rows of a chunk share: room for the exponentials of a row where they cannot stand in its gradient, and for one
@@ -229,6 +265,7 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
     const int64_t classes = a.classes;
     const int64_t at = r * classes;
     const bool in_place = a.dtype == DType::float32;
+    const int64_t size = bytes_of(a.dtype);
     float* const exps = in_place && a.grad ? static_cast<float*>(a.grad) + at : buffers.exps;
     float* const maxima = buffers.maxima;
     float* const q = buffers.shares;
@@ -244,8 +281,9 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
     double s = 0.0, distance = 0.0, q_sum = 0.0;
     for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
         int64_t n = classes - k < kRowBlock ? classes - k : kRowBlock;
-        const float* v = as_floats(a.input, a.dtype, at + k, buffers.floats, n);
-        float shift = block_max(v, n);
+        prefetch_read(static_cast<const char*>(a.input) + (at + k + n) * size, n * size);
+        const float* v = in_place ? static_cast<const float*>(a.input) + at + k : buffers.floats;
+        float shift = block_max(a.input, a.dtype, at + k, buffers.floats, n);
         if (shift > m) {
             if (m != -kInfinity) {
                 s *= std::exp(static_cast<double>(m) - shift);
@@ -289,26 +327,27 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
     if (!a.grad) return loss;
     // A row with NaN or nothing but -inf has no softmax: all of it is NaN.
     double per_unit = (c + q_sum) * upstream / s;
-    // Not from the stored gradient: in a half format that has been rounded already.
-    float of_target = 0.0f;
+    // In double, and not from the stored gradient: p − 1 cancels where the model is right.
+    double of_target = 0.0;
     for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
         int64_t n = classes - k < kRowBlock ? classes - k : kRowBlock;
         double down = maxima[block] == m && m > -kInfinity ? 1.0 : std::exp(static_cast<double>(maxima[block]) - m);
         float factor = static_cast<float>(per_unit * down);
         float* e = exps + k;
         const bool has_target = t >= k && t < k + n;
+        if (has_target) of_target = e[t - k] * (per_unit * down) - c * upstream;
+        if (!in_place) prefetch_write(static_cast<const char*>(a.grad) + (at + k + n) * size, n * size);
         if constexpr (kShares == Shares::none) {
-            if (has_target) of_target = e[t - k] * factor;
             store_scaled(e, factor, a.grad, a.dtype, at + k, n);
         } else {
             row_shares(a, share, at + k, k, n, q);
 #pragma omp simd
             for (int64_t i = 0; i < n; ++i) e[i] = e[i] * factor - q[i] * upstream;
-            if (has_target) of_target = e[t - k];
+            if (has_target) of_target -= static_cast<double>(q[t - k]) * upstream;
             if (!in_place) store_any(e, a.grad, a.dtype, at + k, n);
         }
     }
-    if (a.kind == Targets::indices) store_one(static_cast<float>(of_target - c * upstream), a.grad, a.dtype, at + t);
+    if (a.kind == Targets::indices) store_one(static_cast<float>(of_target), a.grad, a.dtype, at + t);
     return loss;
 }
 
@@ -427,11 +466,8 @@ struct Place {
 LOSSKIT_INLINE void prefetch_next(const ClassArgs& a, const Place& place, int64_t k, int64_t n) {
     const int64_t size = bytes_of(a.dtype);
     const int64_t offset = (place.at + (a.inner == 1 ? a.classes * n + k * n : k * place.k_step + n)) * size;
-    const char* from = static_cast<const char*>(a.input) + offset;
-    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(from + i, 0, 2);
-    if (!a.grad) return;
-    const char* to = static_cast<const char*>(a.grad) + offset;
-    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(to + i, 1, 2);
+    prefetch_read(static_cast<const char*>(a.input) + offset, n * size);
+    if (a.grad) prefetch_write(static_cast<const char*>(a.grad) + offset, n * size);
 }
 
 // `q` is laid out as `x`, and unused unless the shares are per element. p.m holds the maxima. Returns the sum of the losses
@@ -637,12 +673,12 @@ inline void nll_typed(const ClassArgs& a) {
     const int64_t samples = a.outer * a.inner, classes = a.classes;
     const int64_t chunks = class_chunks(a);
     // The same chunks as for softmax: their number is known to the caller.
-    const bool positions = a.inner > 1 || transposed(a);
+    const bool positions = a.inner != 1 || transposed(a);
     const int64_t step = positions ? positions_per_block(a) : rows_per_chunk(a);
-    const int64_t per_outer = a.inner > 1 ? (a.inner + step - 1) / step : 1;
+    const int64_t per_outer = a.inner != 1 ? (a.inner + step - 1) / step : 1;
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
         int64_t outer = 0, begin, end, first;
-        if (a.inner > 1) {
+        if (a.inner != 1) {
             outer = chunk / per_outer;
             begin = chunk % per_outer * step;
             end = begin + step < a.inner ? begin + step : a.inner;
@@ -653,7 +689,7 @@ inline void nll_typed(const ClassArgs& a) {
             first = 0;
         }
         T* grad = static_cast<T*>(a.grad);
-        if (grad && a.inner > 1) {
+        if (grad && a.inner != 1) {
             for (int64_t k = 0; k < classes; ++k) {
                 std::memset(static_cast<void*>(grad + (outer * classes + k) * a.inner + begin), 0, (end - begin) * sizeof(T));
             }
@@ -666,7 +702,7 @@ inline void nll_typed(const ClassArgs& a) {
             float value = 0.0f;
             if (counts_at(a, sample)) {
                 int64_t t = index_at(a, sample);
-                int64_t at = a.inner > 1 ? (outer * classes + t) * a.inner + i : sample * classes + t;
+                int64_t at = a.inner != 1 ? (outer * classes + t) * a.inner + i : sample * classes + t;
                 float w = a.weight ? a.weight[t] : 1.0f;
                 float x = load(static_cast<const T*>(a.input)[at]);
                 value = w == 0.0f && x == -kInfinity ? 0.0f : -w * x * loss_factor(a, sample);

@@ -102,16 +102,11 @@ def l1_loss(
         and not is_compiling()
         and not dispatch.watchers
     ):
-        loss = cpu.lean_pointwise(
-            cpu.L1,
-            input,
-            target,
-            0.0,
-            reduction,
-            l1_loss,
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_pointwise(cpu.L1, input, target, 0.0, reduction, True)
+        if isinstance(result, list):
+            return cpu.join_lean_pointwise(result, cpu.L1, input, target, 0.0, reduction, l1_loss)
+        if result is not None:
+            return result
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     inputs.check_tensors_and_options("l1_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
@@ -189,16 +184,11 @@ def mse_loss(
         and not is_compiling()
         and not dispatch.watchers
     ):
-        loss = cpu.lean_pointwise(
-            cpu.MSE,
-            input,
-            target,
-            0.0,
-            reduction,
-            mse_loss,
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_pointwise(cpu.MSE, input, target, 0.0, reduction, True)
+        if isinstance(result, list):
+            return cpu.join_lean_pointwise(result, cpu.MSE, input, target, 0.0, reduction, mse_loss)
+        if result is not None:
+            return result
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     inputs.check_tensors_and_options("mse_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
@@ -274,17 +264,13 @@ def smooth_l1_loss(
         and type(beta) is float
         and beta > 0
     ):
-        loss = cpu.lean_pointwise(
-            cpu.SMOOTH_L1,
-            input,
-            target,
-            beta,
-            reduction,
-            smooth_l1_loss,
-            {"beta": beta},
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_pointwise(cpu.SMOOTH_L1, input, target, beta, reduction, True)
+        if isinstance(result, list):
+            return cpu.join_lean_pointwise(
+                result, cpu.SMOOTH_L1, input, target, beta, reduction, smooth_l1_loss, {"beta": beta}
+            )
+        if result is not None:
+            return result
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     inputs.check_tensors_and_options("smooth_l1_loss", input, target, None, reduction, on_empty, out_dtype, backend)
@@ -359,17 +345,13 @@ def huber_loss(
         and type(delta) is float
         and delta > 0
     ):
-        loss = cpu.lean_pointwise(
-            cpu.HUBER,
-            input,
-            target,
-            delta,
-            reduction,
-            huber_loss,
-            {"delta": delta},
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_pointwise(cpu.HUBER, input, target, delta, reduction, True)
+        if isinstance(result, list):
+            return cpu.join_lean_pointwise(
+                result, cpu.HUBER, input, target, delta, reduction, huber_loss, {"delta": delta}
+            )
+        if result is not None:
+            return result
     inputs.check_tensors_and_options("huber_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
     inputs.check_number("huber_loss", "delta", delta)
     if not delta > 0:
@@ -446,16 +428,11 @@ def binary_cross_entropy(
         and not is_compiling()
         and not dispatch.watchers
     ):
-        loss = cpu.lean_pointwise(
-            cpu.BCE,
-            input,
-            target,
-            0.0,
-            reduction,
-            binary_cross_entropy,
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_pointwise(cpu.BCE, input, target, 0.0, reduction, False)
+        if isinstance(result, list):
+            return cpu.join_lean_pointwise(result, cpu.BCE, input, target, 0.0, reduction, binary_cross_entropy)
+        if result is not None:
+            return result
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     name = "binary_cross_entropy"
@@ -549,16 +526,13 @@ def binary_cross_entropy_with_logits(
         and not is_compiling()
         and not dispatch.watchers
     ):
-        loss = cpu.lean_pointwise(
-            cpu.BCE_WITH_LOGITS,
-            input,
-            target,
-            0.0,
-            reduction,
-            binary_cross_entropy_with_logits,
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_pointwise(cpu.BCE_WITH_LOGITS, input, target, 0.0, reduction, False)
+        if isinstance(result, list):
+            return cpu.join_lean_pointwise(
+                result, cpu.BCE_WITH_LOGITS, input, target, 0.0, reduction, binary_cross_entropy_with_logits
+            )
+        if result is not None:
+            return result
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     name = "binary_cross_entropy_with_logits"
@@ -662,18 +636,13 @@ def cross_entropy(
         and not is_compiling()
         and not dispatch.watchers
     ):
-        loss = cpu.lean_class_loss(
-            False,
-            input,
-            target,
-            weight,
-            ignore_index,
-            label_smoothing,
-            reduction,
-            cross_entropy,
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_class_loss(False, input, target, weight, ignore_index, label_smoothing, reduction)
+        if isinstance(result, list):
+            return cpu.join_lean_class_loss(
+                result, False, input, target, weight, ignore_index, label_smoothing, reduction, cross_entropy
+            )
+        if result is not None:
+            return result
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     name = "cross_entropy"
@@ -770,18 +739,11 @@ def nll_loss(
         and not is_compiling()
         and not dispatch.watchers
     ):
-        loss = cpu.lean_class_loss(
-            True,
-            input,
-            target,
-            weight,
-            ignore_index,
-            0.0,
-            reduction,
-            nll_loss,
-        )
-        if loss is not None:
-            return loss
+        result = cpu.lean_class_loss(True, input, target, weight, ignore_index, 0.0, reduction)
+        if isinstance(result, list):
+            return cpu.join_lean_class_loss(result, True, input, target, weight, ignore_index, 0.0, reduction, nll_loss)
+        if result is not None:
+            return result
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     name = "nll_loss"

@@ -103,6 +103,8 @@ def by_definition(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
         target = target.long()
         counted = _counted(call, target)
         inputs.check_class_range(call.function, target, input.shape[call.class_dim], counted)
+        # The gradient of a row that does not count is 0, whatever the row holds.
+        input = where(counted.unsqueeze(call.class_dim), input)
     if input.shape[call.class_dim] == 0:
         # Without a class nothing counts, and there is no index 0 to take: a sum over nothing is the zero.
         values = input.sum(call.class_dim)

@@ -1,6 +1,6 @@
 """The C++ kernels: their choice of instruction set, and the autograd functions around them."""
 
-from losskit.kernels.cpu.class_loss import class_layout, class_loss, lean_class_loss, target_like
+from losskit.kernels.cpu.class_loss import class_layout, class_loss, join_lean_class_loss, target_like
 from losskit.kernels.cpu.extension import (
     DTYPES,
     available,
@@ -8,6 +8,8 @@ from losskit.kernels.cpu.extension import (
     empty_cache,
     exchange,
     instruction_sets,
+    lean_class_loss,
+    lean_pointwise,
     memory_stats,
     set_cache_limit,
     unavailable_reason,
@@ -20,7 +22,7 @@ from losskit.kernels.cpu.pointwise import (
     MSE,
     SMOOTH_L1,
     SYMMETRIC,
-    lean_pointwise,
+    join_lean_pointwise,
     pointwise,
 )
 
@@ -40,6 +42,8 @@ __all__ = [
     "empty_cache",
     "exchange",
     "instruction_sets",
+    "join_lean_class_loss",
+    "join_lean_pointwise",
     "lean_class_loss",
     "lean_pointwise",
     "memory_stats",

@@ -23,54 +23,69 @@ Definition = Callable[[Any, Tensor, Tensor], Tensor]
 Call = tuple[Gradient, Definition, Any]
 
 
+# loss, gradient or None, target, the other tensors that the gradient depends on, the call. In a tuple, loss and
+# gradient are not taken for inputs of the graph, and every further argument would cost as much as the smallest kernel.
+Packed = tuple[Tensor, Tensor | None, Tensor, tuple[Tensor, ...], Call]
+
+
 class Total(Function):
     """A loss that is reduced to one number. Its gradient was computed along with it."""
 
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, target: Tensor, held: list[Tensor], others: tuple[Tensor, ...], call: Call
-    ) -> Tensor:
-        # In a list, loss and gradient are not taken for inputs of the graph; a list that is kept would make a cycle.
-        loss, ctx.grad = held
-        ctx.call = call
+    def forward(ctx: Any, input: Tensor, packed: Packed) -> Tensor:
+        loss, ctx.grad, target, others, ctx.call = packed
+        ctx.save_for_backward(input, target, *others)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        return _of_total(ctx, grad_output), None
+
+
+class TotalOfBoth(Function):
+    """The same for a target that may need a gradient, which is minus that of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, packed: Packed) -> Tensor:
+        loss, ctx.grad, _, others, ctx.call = packed
         ctx.save_for_backward(input, target, *others)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         if is_grad_enabled():
-            return _by_definition(ctx, grad_output)
-        # The only reference, so that a leaf's .grad takes the buffer instead of copying it.
-        grad, ctx.grad = ctx.grad, None
-        scaled = grad is not None and ext.scale_gradient(grad, grad_output)
-        if scaled is None:
-            return _by_definition(ctx, grad_output)
-        if not scaled:
-            if obstacle(grad_output) is not None:
-                return _by_definition(ctx, grad_output)
-            grad = ctx.call[0](ctx.call[2], ctx.saved_tensors, float(grad_output))
-        if not ctx.needs_input_grad[1]:
-            return grad, None, None, None, None
-        return _both(ctx, grad)
+            return *_by_definition(ctx, grad_output), None
+        return *_both(ctx, _of_total(ctx, grad_output)), None
 
 
 class Each(Function):
     """One loss per element or sample. The gradient is computed in backward, when grad_output is known."""
 
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, target: Tensor, held: list[Tensor], others: tuple[Tensor, ...], call: Call
-    ) -> Tensor:
-        ctx.call = call
+    def forward(ctx: Any, input: Tensor, packed: Packed) -> Tensor:
+        loss, _, target, others, ctx.call = packed
         ctx.save_for_backward(input, target, *others)
-        return held[0]
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        # Batched by vmap, say, or a lazy negative.
-        if is_grad_enabled() or obstacle(grad_output) is not None:
-            return _by_definition(ctx, grad_output)
-        return _both(ctx, ctx.call[0](ctx.call[2], ctx.saved_tensors, grad_output.contiguous()))
+        return _of_each(ctx, grad_output), None
+
+
+class EachOfBoth(Function):
+    """The same for a target that may need a gradient, which is minus that of the input."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, packed: Packed) -> Tensor:
+        loss, _, _, others, ctx.call = packed
+        ctx.save_for_backward(input, target, *others)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        if is_grad_enabled():
+            return *_by_definition(ctx, grad_output), None
+        return *_both(ctx, _of_each(ctx, grad_output)), None
 
 
 class InPlace(Function):
@@ -109,19 +124,61 @@ class InPlace(Function):
         return grad, None
 
 
-def _both(ctx: Any, grad: Tensor) -> Any:
-    need_input, need_target = ctx.needs_input_grad[:2]
+def _of_total(ctx: Any, grad_output: Tensor) -> Any:
+    if is_grad_enabled():
+        return _by_definition(ctx, grad_output)[0]
+    # The only reference, so that a leaf's .grad takes the buffer instead of copying it.
+    grad, ctx.grad = ctx.grad, None
+    scaled = grad is not None and ext.scale_gradient(grad, grad_output)
+    if scaled:
+        return grad
+    if scaled is None or obstacle(grad_output) is not None:
+        return _by_definition(ctx, grad_output)[0]
+    gradient, _, state = ctx.call
+    return gradient(state, ctx.saved_tensors, float(grad_output))
+
+
+def _of_each(ctx: Any, grad_output: Tensor) -> Any:
+    # Batched by vmap, say, or a lazy negative.
+    if is_grad_enabled() or obstacle(grad_output) is not None:
+        return _by_definition(ctx, grad_output)[0]
+    gradient, _, state = ctx.call
+    return gradient(state, ctx.saved_tensors, grad_output.contiguous())
+
+
+def _both(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
     # Only losses of input − target run a kernel when the target needs a gradient.
-    return grad if need_input else None, -grad if need_target else None, None, None, None
+    need_input, need_target, _ = ctx.needs_input_grad
+    return grad if need_input else None, -grad if need_target else None
 
 
-def _by_definition(ctx: Any, grad_output: Tensor) -> Any:
-    """The gradient by the definition: differentiable, for create_graph=True, and for any kind of grad_output."""
+def _by_definition(ctx: Any, grad_output: Tensor) -> list[Any]:
+    """The gradients by the definition: differentiable, for create_graph=True, and for any kind of grad_output."""
     create_graph = is_grad_enabled()
-    tensors = ctx.saved_tensors[:2]
-    needs = ctx.needs_input_grad[:2]
-    needed = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
+    input, target, *_ = ctx.saved_tensors
+    # The last input of the node is the packed tuple.
+    needs = ctx.needs_input_grad[:-1]
+    needed = [tensor for tensor, need in zip((input, target), needs, strict=False) if need]
+    _, definition, state = ctx.call
     with torch.enable_grad():
-        loss = ctx.call[1](ctx.call[2], *tensors)
+        loss = definition(state, input, target)
     grads = iter(torch.autograd.grad(loss, needed, grad_output, create_graph=create_graph))
-    return *(next(grads) if need else None for need in needs), None, None, None
+    return [next(grads) if need else None for need in needs]
+
+
+def join(
+    input: Tensor,
+    target: Tensor,
+    loss: Tensor,
+    grad: Tensor | None,
+    others: tuple[Tensor, ...],
+    call: Call,
+    total: bool,
+) -> Tensor:
+    """The loss as a node of the graph."""
+    packed = (loss, grad, target, others, call)
+    if target.requires_grad:
+        both = TotalOfBoth if total else EachOfBoth
+        return both.apply(input, target, packed)  # type: ignore[no-untyped-call, no-any-return]
+    one = Total if total else Each
+    return one.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losskit.errors import LosskitRuntimeError
-from losskit.kernels.cpu.autograd import Each, InPlace, Total
+from losskit.kernels.cpu.autograd import InPlace, Total, join
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # The divisor that the targets and the class weights give; the kernel counts it.
@@ -27,7 +27,8 @@ def target_like(input: Tensor, target: Tensor, probabilities: bool) -> Tensor:
     return target.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-def lean_class_loss(
+def join_lean_class_loss(
+    result: list[Tensor],
     log_probs: bool,
     input: Tensor,
     target: Tensor,
@@ -36,21 +37,15 @@ def lean_class_loss(
     label_smoothing: float,
     reduction: str,
     function: Callable[..., Tensor],
-) -> Tensor | None:
-    """A call without extra options on plain tensors; None where it is not one, or anything is wrong with it.
+) -> Tensor:
+    """The result [loss, gradient] of `lean_class_loss` as a node of the graph.
 
     `function` is the public function, for derivatives of the gradient.
     """
-    if ext is None:
-        return None
-    result = ext.lean_class_loss(log_probs, input, target, weight, ignore_index, label_smoothing, reduction)
-    if not isinstance(result, list):
-        return result
     state = (log_probs, weight, ignore_index, label_smoothing, reduction, function)
-    others = () if weight is None else (weight,)
-    return Total.apply(  # type: ignore[no-untyped-call, no-any-return]
-        input, target, result, others, (_lean_gradient, _lean_definition, state)
-    )
+    call = (_lean_gradient, _lean_definition, state)
+    packed = (result[0], result.pop(), target, () if weight is None else (weight,), call)
+    return Total.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
@@ -163,7 +158,6 @@ def class_loss(
             return _gradient(log_probs, saved, options, None, mean, given, upstream)
         return _gradient(log_probs, saved, options, upstream, False, 1.0, 1.0)
 
-    node = Total if total else Each
     others = tuple(tensor for tensor in (weight, row_weight, row_mask) if tensor is not None)
     call = (gradient, lambda _, input, target: definition(input, target), None)
-    return node.apply(input, target, list(result), others, call)  # type: ignore[no-untyped-call, no-any-return]
+    return join(input, target, loss, result[1], others, call, total)

@@ -25,6 +25,14 @@ else:
         _missing = f"the kernels are not built ({error})"
 
 
+def _nothing_lean(*_: object) -> None:
+    """The lean path where there are no kernels."""
+
+
+lean_pointwise = _nothing_lean if ext is None else ext.lean_pointwise
+lean_class_loss = _nothing_lean if ext is None else ext.lean_class_loss
+
+
 def dtype_code(dtype: torch.dtype) -> int:
     return _DTYPE_CODES[dtype]
 

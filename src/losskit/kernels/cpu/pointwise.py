@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losskit.errors import LosskitRuntimeError
-from losskit.kernels.cpu.autograd import Each, Total
+from losskit.kernels.cpu.autograd import join
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # The codes of `Pointwise` in csrc/kernels.h.
@@ -16,7 +16,8 @@ L1, MSE, SMOOTH_L1, HUBER, BCE, BCE_WITH_LOGITS = range(6)
 SYMMETRIC = frozenset({L1, MSE, SMOOTH_L1, HUBER})
 
 
-def lean_pointwise(
+def join_lean_pointwise(
+    result: list[Tensor],
     kernel: int,
     input: Tensor,
     target: Tensor,
@@ -24,19 +25,14 @@ def lean_pointwise(
     reduction: str,
     function: Callable[..., Tensor],
     options: dict[str, float] | None = None,
-) -> Tensor | None:
-    """A call without extra options on plain tensors; None where it is not one, or anything is wrong with it.
+) -> Tensor:
+    """The result [loss, gradient] of `lean_pointwise` as a node of the graph.
 
     `function` is the public function and `options` what it needs beside input, target and reduction, for derivatives of
     the gradient.
     """
-    if ext is None:
-        return None
-    result = ext.lean_pointwise(kernel, input, target, parameter, reduction, kernel in SYMMETRIC)
-    if not isinstance(result, list):
-        return result
     call = (_lean_gradient, _lean_definition, (kernel, parameter, reduction, function, options))
-    return Total.apply(input, target, result, (), call)  # type: ignore[no-untyped-call, no-any-return]
+    return join(input, target, result[0], result.pop(), (), call, True)
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
@@ -128,7 +124,6 @@ def pointwise(
             return _gradient(kernel, saved, parameter, factors, None, divisor, upstream)
         return _gradient(kernel, saved, parameter, factors, upstream, divisor, 1.0)
 
-    node = Total if total else Each
     others = tuple(factor for factor in factors if factor is not None)
     call = (gradient, lambda _, input, target: definition(input, target), None)
-    return node.apply(input, target, list(result), others, call)  # type: ignore[no-untyped-call, no-any-return]
+    return join(input, target, loss, result[1], others, call, total)
