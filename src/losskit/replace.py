@@ -24,7 +24,8 @@ def replace_torch_losses() -> "Replacement":
     From the call on, every module of the program that holds one of PyTorch's losses under some name (`nn.MSELoss`,
     `F.mse_loss`, `from torch.nn.functional import mse_loss`) holds ours under it; modules of loss classes that exist
     already (`criterion = nn.MSELoss()`) compute with ours, since PyTorch's classes call `torch.nn.functional`. What was
-    stored elsewhere, in a variable of a function or a container, stays.
+    stored elsewhere, in a variable of a function or a container, stays. A module that is imported later and copies a
+    name takes what stands there then, and keeps it after the replacement is undone.
 
     **Returns**: the replacement, which is undone by its `.restore()` or at the end of a `with` block, also after an
     exception. Replacements nest; each restores exactly what it replaced.
