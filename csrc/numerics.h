@@ -2,7 +2,7 @@
 // both sides of a choice are computed before it, and conditions are joined by & and not by &&.
 //
 // A. exp for x <= 0, relative error below 2 ulp.
-// B. log for x >= 0 and log1p for -1 <= y <= 1, relative error below 2 ulp.
+// B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], relative error below 2 ulp.
 // C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
 //
 // The coefficients are minimax fits of the named remainders. Do not compile with -ffast-math: it folds the rounding
@@ -53,15 +53,8 @@ LOSSKIT_INLINE float exp_nonpositive(float x) {
     return x < -87.33654f ? 0.0f : result;
 }
 
-// B. log(x) = e * ln 2 + log(m), m in [sqrt(1/2), sqrt(2)).
-LOSSKIT_INLINE float log_nonnegative(float x) {
-    bool denormal = x < 1.17549435e-38f;
-    float scaled = x * 8388608.0f;
-    uint32_t bits = bits_of(denormal ? scaled : x);
-    int32_t exponent = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
-    float f = float_of(bits - (static_cast<uint32_t>(exponent) << 23)) - 1.0f;
-    int32_t shift = denormal ? 23 : 0;
-    float e = static_cast<float>(exponent - shift);
+// B. log(1 + f) for 1 + f in [sqrt(1/2), sqrt(2)], plus e * ln 2.
+LOSSKIT_INLINE float log_reduced(float f, float e) {
     // (log(1 + f) - f + f^2 / 2) / f^3
     float p = 0.067466339475f;
     p = p * f - 0.11675645522f;
@@ -74,16 +67,41 @@ LOSSKIT_INLINE float log_nonnegative(float x) {
     p = p * f + 0.33333312604f;
     float square = f * f;
     float tail = p * (square * f) + e * -2.12194440e-4f - 0.5f * square;
-    float result = (tail + f) + e * 0.693359375f;
+    return (tail + f) + e * 0.693359375f;
+}
+
+// The e of log(x) = e * ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)), for a normal x.
+LOSSKIT_INLINE int32_t exponent_of(float x) { return static_cast<int32_t>(bits_of(x) - 0x3f3504f3u) >> 23; }
+
+LOSSKIT_INLINE float divide_by_power(float x, int32_t exponent) {
+    return float_of(bits_of(x) - (static_cast<uint32_t>(exponent) << 23));
+}
+
+LOSSKIT_INLINE float log_nonnegative(float x) {
+    bool denormal = x < 1.17549435e-38f;
+    float scaled = x * 8388608.0f;
+    float normal = denormal ? scaled : x;
+    int32_t exponent = exponent_of(normal);
+    int32_t shift = denormal ? 23 : 0;
+    float result = log_reduced(divide_by_power(normal, exponent) - 1.0f, static_cast<float>(exponent - shift));
     result = x == 0.0f ? -kInfinity : result;
     return x < kInfinity ? result : x;
 }
 
-// log(1 + y) = log(u) + (y - (u - 1)) / u with u = 1 + y rounded: the quotient gives back what the rounding took.
+// log(1 + y) for y in [0, 1] or NaN. f comes from y itself, so that rounding 1 + y costs nothing.
 LOSSKIT_INLINE float log1p_unit(float y) {
-    float u = 1.0f + y;
-    float lost = y - (u - 1.0f);
-    float result = log_nonnegative(u) + lost / u;
+    bool upper = y > 0.41421356f;
+    float half = 0.5f * y - 0.5f;
+    return log_reduced(upper ? half : y, upper ? 1.0f : 0.0f);
+}
+
+// log(1 - p) for p in [0, 1]. As above: 1 - 2 p is exact for p >= 1/4, and 1 - p for p >= 1/2.
+LOSSKIT_INLINE float log1m_unit(float p) {
+    float u = 1.0f - p;
+    int32_t exponent = exponent_of(u);
+    float far = divide_by_power(u, exponent) - 1.0f, middle = 1.0f - 2.0f * p;
+    float f = exponent == 0 ? -p : exponent == -1 ? middle : far;
+    float result = log_reduced(f, static_cast<float>(exponent));
     return u == 0.0f ? -kInfinity : result;
 }
 

@@ -1,11 +1,11 @@
 // Losses of one number against another.
 //
 // A. One small struct per loss: value and slope (the derivative by the input) of one element.
-// B. The lean loop: float32 without weights. One read of input and target, one write of the gradient.
+// B. The lean loops: float32 without weights. One read of input and target, one write.
 // C. The general loop: any dtype, weight, mask, pos_weight, grad_output, unreduced losses; block by block through
 //    buffers that stay in the first-level cache.
 //
-// Sums: 1024 elements in float lanes, then double, one partial sum per chunk.
+// Sums: double lanes, one partial sum per chunk.
 #pragma once
 
 #include "blocks.h"
@@ -20,7 +20,8 @@ struct L1 {
     static LOSSKIT_INLINE void eval(float x, float y, float, float, float& value, float& slope) {
         float d = x - y;
         value = __builtin_fabsf(d);
-        slope = d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : 0.0f;
+        // Two selects that end in 0 become branches where there are no masks.
+        slope = static_cast<float>((d > 0.0f) - (d < 0.0f));
     }
 };
 
@@ -58,7 +59,7 @@ struct Huber {
 struct Bce {
     static constexpr bool bounded = true;
     static LOSSKIT_INLINE void eval(float p, float y, float, float, float& value, float& slope) {
-        float yes = log_nonnegative(p), no = log1p_unit(-p);
+        float yes = log_nonnegative(p), no = log1m_unit(p);
         yes = yes < -100.0f ? -100.0f : yes;
         no = no < -100.0f ? -100.0f : no;
         value = -(y * yes + (1.0f - y) * no);
@@ -73,7 +74,7 @@ struct BceWithLogits {
         float a = x < 0.0f ? -x : x;
         float e = exp_nonpositive(-a);
         float tail = log1p_unit(e);
-        float large = 1.0f / (1.0f + e), small = e / (1.0f + e);
+        float large = 1.0f / (1.0f + e), small = e * large;
         bool positive = x > 0.0f;
         // softplus(x) and softplus(-x); sigmoid(x) and sigmoid(-x). Neither pair is computed from the other.
         float up = (positive ? x : 0.0f) + tail, down = (positive ? 0.0f : -x) + tail;
@@ -92,17 +93,24 @@ constexpr int64_t kBlock = 1024;
 
 LOSSKIT_INLINE bool in_unit(float x) { return (x >= 0.0f) & (x <= 1.0f); }
 
-// B.
-template <class Loss, bool kGrad>
-inline double lean_block(const float* x, const float* y, float* grad, int64_t n, float parameter, float scale, int& bad) {
-    float sum = 0.0f;
+// B. Sums in double: a float holds no more digits than the result has to have.
+enum class Lean { value, value_and_gradient, each_value, each_gradient };
+
+// Writes the losses (each_value) or the gradients to `out`; the sum is that of the losses.
+// Not inlined: among its caller's variables it does not vectorise on every instruction set.
+template <class Loss, Lean kWhat>
+__attribute__((noinline)) double lean_block(const float* x, const float* y, const float* upstream, float* out, int64_t n, float parameter,
+                         float scale, int& bad) {
+    double sum = 0.0;
     int outside = 0;
 #pragma omp simd reduction(+ : sum) reduction(| : outside)
     for (int64_t i = 0; i < n; ++i) {
         float value, slope;
         Loss::eval(x[i], y[i], parameter, 1.0f, value, slope);
-        sum += value;
-        if constexpr (kGrad) grad[i] = slope * scale;
+        if constexpr (kWhat == Lean::value || kWhat == Lean::value_and_gradient) sum += value;
+        if constexpr (kWhat == Lean::value_and_gradient) out[i] = slope * scale;
+        if constexpr (kWhat == Lean::each_value) out[i] = value;
+        if constexpr (kWhat == Lean::each_gradient) out[i] = slope * upstream[i] * scale;
         if constexpr (Loss::bounded) outside |= !(in_unit(x[i]) & in_unit(y[i]));
     }
     bad |= outside;
@@ -115,7 +123,7 @@ struct Buffers {
 };
 
 template <class Loss>
-inline double general_block(const PointwiseArgs& a, int64_t begin, int64_t n, int& bad) {
+__attribute__((noinline)) double general_block(const PointwiseArgs& a, int64_t begin, int64_t n, int& bad) {
     Buffers b;
     load_any(a.input, a.dtype, begin, b.x, n);
     load_any(a.target, a.dtype, begin, b.y, n);
@@ -148,10 +156,7 @@ inline double general_block(const PointwiseArgs& a, int64_t begin, int64_t n, in
         }
     }
     if (mask) {
-        for (int64_t i = 0; i < n; ++i) {
-            b.value[i] = mask[i] ? b.value[i] : 0.0f;
-            b.slope[i] = mask[i] ? b.slope[i] : 0.0f;
-        }
+        for (int64_t i = 0; i < n; ++i) b.value[i] = mask[i] ? b.value[i] : 0.0f;
     }
     if (a.loss_out) store_any(b.value, a.loss_out, a.loss_dtype, begin, n);
     if (a.grad) {
@@ -159,26 +164,44 @@ inline double general_block(const PointwiseArgs& a, int64_t begin, int64_t n, in
             load_any(a.grad_output, a.grad_output_dtype, begin, b.upstream, n);
 #pragma omp simd
             for (int64_t i = 0; i < n; ++i) b.slope[i] *= b.upstream[i];
-            if (mask) {
-                for (int64_t i = 0; i < n; ++i) b.slope[i] = mask[i] ? b.slope[i] : 0.0f;
-            }
         }
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) b.slope[i] *= a.scale;
+        if (mask) {
+            // Last, because the factors may be infinite: the scale is where nothing counts.
+            for (int64_t i = 0; i < n; ++i) b.slope[i] = mask[i] ? b.slope[i] : 0.0f;
+        }
         store_any(b.slope, a.grad, a.dtype, begin, n);
     }
-    float sum = 0.0f;
+    double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; ++i) sum += b.value[i];
     return sum;
 }
 
+// Which lean loop does what is asked for, if one does.
+inline bool lean_of(const PointwiseArgs& a, Lean& lean) {
+    if (a.dtype != DType::float32 || a.weight || a.mask || a.pos_weight) return false;
+    if (a.loss_out) {
+        lean = Lean::each_value;
+        return !a.grad && a.loss_dtype == DType::float32;
+    }
+    if (a.grad_output) {
+        lean = Lean::each_gradient;
+        return a.grad && a.grad_output_dtype == DType::float32;
+    }
+    lean = a.grad ? Lean::value_and_gradient : Lean::value;
+    return true;
+}
+
 template <class Loss>
 inline void run_pointwise(const PointwiseArgs& a) {
-    bool lean = a.dtype == DType::float32 && !a.weight && !a.mask && !a.pos_weight && !a.grad_output && !a.loss_out;
+    Lean what = Lean::value;
+    const bool lean = lean_of(a, what);
     const float* x = static_cast<const float*>(a.input);
     const float* y = static_cast<const float*>(a.target);
-    float* grad = static_cast<float*>(a.grad);
+    const float* upstream = static_cast<const float*>(a.grad_output);
+    float* out = static_cast<float*>(what == Lean::each_value ? a.loss_out : a.grad);
     int64_t chunks = (a.n + kPointwiseChunk - 1) / kPointwiseChunk;
     int found = 0;
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
@@ -186,15 +209,19 @@ inline void run_pointwise(const PointwiseArgs& a) {
         int64_t end = begin + kPointwiseChunk < a.n ? begin + kPointwiseChunk : a.n;
         double sum = 0.0;
         int bad = 0;
-        for (int64_t i = begin; i < end; i += kBlock) {
-            int64_t n = end - i < kBlock ? end - i : kBlock;
-            if (!lean) {
-                sum += general_block<Loss>(a, i, n, bad);
-            } else if (grad) {
-                sum += lean_block<Loss, true>(x + i, y + i, grad + i, n, a.parameter, a.scale, bad);
-            } else {
-                sum += lean_block<Loss, false>(x + i, y + i, nullptr, n, a.parameter, a.scale, bad);
+        const float p = a.parameter, scale = a.scale;
+        if (!lean) {
+            for (int64_t i = begin; i < end; i += kBlock) {
+                sum += general_block<Loss>(a, i, end - i < kBlock ? end - i : kBlock, bad);
             }
+        } else if (what == Lean::value_and_gradient) {
+            sum = lean_block<Loss, Lean::value_and_gradient>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
+        } else if (what == Lean::each_value) {
+            sum = lean_block<Loss, Lean::each_value>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
+        } else if (what == Lean::each_gradient) {
+            sum = lean_block<Loss, Lean::each_gradient>(x + begin, y + begin, upstream + begin, out + begin, end - begin, p, scale, bad);
+        } else {
+            sum = lean_block<Loss, Lean::value>(x + begin, y + begin, nullptr, nullptr, end - begin, p, scale, bad);
         }
         if (a.partial) a.partial[chunk] = sum;
         if (bad) {

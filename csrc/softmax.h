@@ -79,14 +79,22 @@ int64_t class_chunks(const ClassArgs& a) {
     return (a.outer + step - 1) / step;
 }
 
-LOSSKIT_INLINE int64_t index_at(const ClassArgs& a, int64_t sample) {
+LOSSKIT_INLINE int64_t given_index_at(const ClassArgs& a, int64_t sample) {
     return a.target_dtype == DType::uint8 ? static_cast<const uint8_t*>(a.target)[sample]
                                           : static_cast<const int64_t*>(a.target)[sample];
 }
 
+// The range has been checked, but another thread may have written to the target since: a wrong number then, and never an
+// address outside the input.
+LOSSKIT_INLINE int64_t within(int64_t index, int64_t classes) {
+    return static_cast<uint64_t>(index) < static_cast<uint64_t>(classes) ? index : 0;
+}
+
+LOSSKIT_INLINE int64_t index_at(const ClassArgs& a, int64_t sample) { return within(given_index_at(a, sample), a.classes); }
+
 LOSSKIT_INLINE bool counts_at(const ClassArgs& a, int64_t sample) {
     if (a.row_mask && !a.row_mask[sample]) return false;
-    return a.kind == Targets::probabilities || index_at(a, sample) != a.ignore_index;
+    return a.kind == Targets::probabilities || given_index_at(a, sample) != a.ignore_index;
 }
 
 // What the loss and the gradient of a sample are multiplied by.
@@ -251,6 +259,23 @@ LOSSKIT_INLINE void prefetch_write(const void* to, int64_t bytes) {
     for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(to) + i, 1, 2);
 }
 
+// Where the model is sure, s is 1 plus what a float next to 1 has no digits for. Below this it is summed once more, with
+// the ones apart.
+constexpr double kSure = 1.0625;
+
+// The sum of a block's exponentials, or of those of `values` less `shift`.
+inline double block_sum_apart(const float* values, float shift, bool logits, int64_t n) {
+    float rest = 0.0f, ones = 0.0f;
+#pragma omp simd reduction(+ : rest, ones)
+    for (int64_t i = 0; i < n; ++i) {
+        float exponential = exp_nonpositive(values[i] - shift);
+        exponential = logits ? exponential : values[i];
+        rest += exponential == 1.0f ? 0.0f : exponential;
+        ones += exponential == 1.0f ? 1.0f : 0.0f;
+    }
+    return static_cast<double>(rest) + ones;
+}
+
 // What the rows of a chunk share: room for the exponentials of a row where they cannot stand in its gradient, and for one
 // maximum per block.
 struct RowBuffers {
@@ -318,6 +343,18 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
         }
         if (sum != 0.0f) s += own == m ? sum : sum * std::exp(static_cast<double>(own) - m);
     }
+    if (s < kSure) {
+        s = 0.0;
+        for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
+            int64_t n = classes - k < kRowBlock ? classes - k : kRowBlock;
+            // Without a gradient no exponential was kept.
+            float shift = a.grad ? maxima[block] : block_max(a.input, a.dtype, at + k, buffers.floats, n);
+            const float* v = in_place ? static_cast<const float*>(a.input) + at + k : buffers.floats;
+            if (shift == -kInfinity) continue;
+            double sum = a.grad ? block_sum_apart(exps + k, 0.0f, false, n) : block_sum_apart(v, shift, true, n);
+            s += sum * std::exp(static_cast<double>(shift) - m);
+        }
+    }
     double log_s = std::log(s);
     double loss = distance + (c + q_sum) * log_s;
     if (a.kind == Targets::indices) {
@@ -384,22 +421,22 @@ inline void softmax_rows(const ClassArgs& a) {
 struct Positions {
     // `share_total` is Σq and `distance` Σ q·(m − x); `counts` is 1 or 0.
     double s[kPositions], distance[kPositions], share_total[kPositions];
-    // `below` is m − x_t, `taken` what the gradient of the target's class loses.
+    // `below` is m − x_t, `of_target` the gradient of the target's class, `target_share` its q under smoothing.
     float m[kPositions], part[kPositions], below[kPositions], c[kPositions], loss_factor[kPositions], upstream[kPositions],
-        factor[kPositions], taken[kPositions];
+        factor[kPositions], of_target[kPositions], target_share[kPositions], ones[kPositions];
     int32_t target[kPositions], counts[kPositions];
 };
 
 template <class Index>
 inline void gather_targets(const ClassArgs& a, Positions& p, const Index* target, int64_t n) {
-    const int64_t ignored = a.ignore_index;
+    const int64_t ignored = a.ignore_index, classes = a.classes;
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
         int64_t t = target[i];
         int32_t counts = t != ignored;
         p.counts[i] = counts;
         // Of a sample that does not count the index may be anything.
-        p.target[i] = counts ? static_cast<int32_t>(t) : 0;
+        p.target[i] = counts ? static_cast<int32_t>(within(t, classes)) : 0;
     }
 }
 
@@ -450,9 +487,13 @@ inline void gather_positions(const ClassArgs& a, const Share& share, Positions& 
         p.c[i] = p.counts[i] ? keep : 0.0f;
         p.below[i] = p.m[i] - x[p.target[i] * stride + i];
     }
+    for (int64_t i = 0; i < n; ++i) p.target_share[i] = share.uniform;
     if (a.weight) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) p.c[i] *= a.weight[p.target[i]];
+        for (int64_t i = 0; i < n; ++i) {
+            p.c[i] *= a.weight[p.target[i]];
+            p.target_share[i] *= a.weight[p.target[i]];
+        }
     }
 }
 
@@ -466,8 +507,30 @@ struct Place {
 LOSSKIT_INLINE void prefetch_next(const ClassArgs& a, const Place& place, int64_t k, int64_t n) {
     const int64_t size = bytes_of(a.dtype);
     const int64_t offset = (place.at + (a.inner == 1 ? a.classes * n + k * n : k * place.k_step + n)) * size;
-    prefetch_read(static_cast<const char*>(a.input) + offset, n * size);
-    if (a.grad) prefetch_write(static_cast<const char*>(a.grad) + offset, n * size);
+    const char* from = static_cast<const char*>(a.input) + offset;
+    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(from + i, 0, 2);
+    if (!a.grad) return;
+    const char* to = static_cast<const char*>(a.grad) + offset;
+    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(to + i, 1, 2);
+}
+
+// s once more, the ones apart.
+inline void sum_apart(Positions& p, const float* exps, int64_t stride, int64_t classes, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) p.s[i] = 0.0;
+    for (int64_t k0 = 0; k0 < classes; k0 += 32) {
+        int64_t k1 = k0 + 32 < classes ? k0 + 32 : classes;
+        for (int64_t i = 0; i < n; ++i) p.part[i] = p.ones[i] = 0.0f;
+        for (int64_t k = k0; k < k1; ++k) {
+            const float* e = exps + k * stride;
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) {
+                p.part[i] += e[i] == 1.0f ? 0.0f : e[i];
+                p.ones[i] += e[i] == 1.0f ? 1.0f : 0.0f;
+            }
+        }
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) p.s[i] += static_cast<double>(p.part[i]) + p.ones[i];
+    }
 }
 
 // `q` is laid out as `x`, and unused unless the shares are per element. p.m holds the maxima. Returns the sum of the losses
@@ -478,8 +541,9 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
     const int64_t classes = a.classes;
     // Before the exponentials, which take the place of x.
     gather_positions(a, share, p, x, stride, n, place.first);
-    for (int64_t i = 0; i < n; ++i) p.s[i] = 0.0;
     double every_total = 0.0;
+    for (int64_t k = 0; k < classes; ++k) every_total += share.uniform * weight_of(a, k);
+    for (int64_t i = 0; i < n; ++i) p.s[i] = 0.0;
     if constexpr (kShares != Shares::none) {
         for (int64_t i = 0; i < n; ++i) p.distance[i] = p.share_total[i] = 0.0;
     }
@@ -492,7 +556,6 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
             prefetch_next(a, place, k, n);
             const float every = share.uniform * weight_of(a, k);
             const float* own = q + k * stride;
-            every_total += every;
 #pragma omp simd
             for (int64_t i = 0; i < n; ++i) {
                 float v = row[i];
@@ -511,11 +574,26 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) p.s[i] += p.part[i];
     }
+    int64_t sure = 0;
+    for (int64_t i = 0; i < n; ++i) sure += p.s[i] < kSure;
+    if (sure) sum_apart(p, x, stride, classes, n);
     double sum = 0.0;
     int64_t undefined = 0;
+    // Apart from the loop below, which would not vectorise with them inside.
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) p.part[i] = static_cast<float>(p.s[i] - 1.0);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        float near = log1p_unit(p.part[i]), far = log_nonnegative(static_cast<float>(p.s[i]));
+        p.part[i] = p.part[i] <= 1.0f ? near : far;
+    }
+    if (a.kind == Targets::indices) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) p.of_target[i] = x[p.target[i] * stride + i];
+    }
 #pragma omp simd reduction(+ : sum, undefined)
     for (int64_t i = 0; i < n; ++i) {
-        double log_s = log_nonnegative(static_cast<float>(p.s[i]));
+        double log_s = p.part[i];
         double of_target = static_cast<double>(p.c[i]) * p.below[i];
         double loss = (p.c[i] == 0.0f) & (p.below[i] == kInfinity) ? 0.0 : of_target;
         double total = p.c[i];
@@ -527,8 +605,14 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
         weighted = p.counts[i] ? weighted : 0.0;
         p.part[i] = static_cast<float>(weighted);
         sum += weighted;
-        p.factor[i] = static_cast<float>(total * p.upstream[i] / p.s[i]);
-        p.taken[i] = p.c[i] * p.upstream[i];
+        double per_unit = total / p.s[i];
+        p.factor[i] = static_cast<float>(per_unit * p.upstream[i]);
+        if constexpr (kShares != Shares::per_element) {
+            // p − 1 cancels where the model is right, so in double.
+            double taken = p.c[i];
+            if constexpr (kShares == Shares::per_class) taken += p.target_share[i];
+            p.of_target[i] = static_cast<float>((per_unit * p.of_target[i] - taken) * p.upstream[i]);
+        }
         undefined += (p.counts[i] == 0) & !(p.s[i] == p.s[i]);
     }
     if (undefined && a.grad) {
@@ -554,7 +638,7 @@ inline void finish_class(const Positions& p, const float* e, const float* q, flo
             float taken = q[i] * p.upstream[i];
             g = p.counts[i] ? g - taken : 0.0f;
         } else {
-            g -= p.target[i] == own ? p.taken[i] : 0.0f;
+            g = (p.target[i] == own) & (p.counts[i] != 0) ? p.of_target[i] : g;
         }
         store(grad + i, g);
     }

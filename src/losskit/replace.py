@@ -27,6 +27,9 @@ def replace_torch_losses() -> "Replacement":
     stored elsewhere, in a variable of a function or a container, stays. A module that is imported later and copies a
     name takes what stands there then, and keeps it after the replacement is undone.
 
+    While it stands, a criterion of PyTorch's own class is no instance of the class that now has its name, and cannot be
+    pickled; `torch.jit.script` takes none of the replaced losses. `state_dict`s go both ways.
+
     **Returns**: the replacement, which is undone by its `.restore()` or at the end of a `with` block, also after an
     exception. Replacements nest; each restores exactly what it replaced.
 

@@ -2,6 +2,8 @@
 fix."""
 
 import math
+import numbers
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -48,7 +50,8 @@ def check_choice(function: str, name: str, value: object, choices: Sequence[str]
 
 
 def check_number(function: str, name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    # A bool is one, as for torch, and so is a NumPy scalar.
+    if not isinstance(value, (int, float, numbers.Real)):
         raise LosskitTypeError(f"{function}: {name} must be a number, got {type(value).__name__}.")
 
 
@@ -65,6 +68,10 @@ def check_devices(function: str, **tensors: Tensor | None) -> None:
 
 
 def check_floating(function: str, name: str, tensor: Tensor) -> None:
+    if tensor.is_floating_point() and tensor.dtype not in FLOAT_DTYPES:
+        raise UnsupportedDtypeError(
+            f"{function}: {name} is {dtype_of(tensor)}, which has no arithmetic: {name}.float()?"
+        )
     if not tensor.is_floating_point():
         fix = "take the loss of .real and .imag" if tensor.is_complex() else f"{name}.float()?"
         raise UnsupportedDtypeError(f"{function}: {name} must be floating point, got {dtype_of(tensor)}: {fix}")
@@ -120,7 +127,9 @@ def check_normalizer(function: str, normalizer: object, reduction: str) -> None:
         value = float(normalizer.detach())
     else:
         check_number(function, "normalizer", normalizer)
-        value = float(normalizer)  # type: ignore[arg-type]  # check_number has seen that it is a number
+        number: float = normalizer  # type: ignore[assignment]  # check_number has seen that it is a number
+        # An int may be too large for a float.
+        value = math.inf if number > sys.float_info.max else float(number)
     if not (value > 0 and math.isfinite(value)):
         raise LosskitValueError(f"{function}: normalizer must be positive and finite, got {value:g}.")
 
@@ -288,6 +297,16 @@ def check_inplace(function: str, input: Tensor, reduction: str) -> None:
         )
 
 
+def check_no_overlap(function: str, input: Tensor, **tensors: Tensor | None) -> None:
+    """What the kernel reads must not lie where it writes."""
+    written = input.untyped_storage().data_ptr()
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.untyped_storage().data_ptr() == written:
+            raise LosskitRuntimeError(
+                f"{function}: inplace_backward=True overwrites input, and {name} shares its memory: {name}.clone()?"
+            )
+
+
 def check_class_shapes(function: str, input: Tensor, target: Tensor) -> None:
     """Class indices: input (C) and target (); (N, C) and (N); (N, C, d1, …) and (N, d1, …)."""
     if input.ndim == 0:
@@ -372,6 +391,8 @@ def check_label_smoothing(function: str, label_smoothing: object) -> None:
 def check_int(function: str, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise LosskitTypeError(f"{function}: {name} must be an int, got {type(value).__name__}.")
+    if not -(2**63) <= value < 2**63:
+        raise LosskitRuntimeError(f"{function}: {name} must fit 64 bits, got {value}.")
 
 
 def check_class_range(function: str, target: Tensor, classes: int, counts: Tensor) -> None:

@@ -159,6 +159,15 @@ def by_kernel(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
                 f"{call.function}: inplace_backward=True needs contiguous logits, got strides {input.stride()}."
             )
         input = input.contiguous()
+    if call.inplace_backward:
+        inputs.check_no_overlap(
+            call.function,
+            input,
+            target=target,
+            weight=call.weight,
+            sample_weight=reduction.sample_weight,
+            mask=reduction.mask,
+        )
     target = cpu.target_like(input, target, target.is_floating_point())
     weight = None if call.weight is None else call.weight.detach().float().contiguous()
     row_weight = None if reduction.sample_weight is None else reduction.sample_weight.detach().float()
