@@ -1124,3 +1124,87 @@ def test_loss_in_a_worker_of_the_data_loader() -> None:
             print(all(torch.equal(a, b) for one, other in zip(here, there) for a, b in zip(one, other)))
     """
     assert output_of(code, timeout=100) == "True"
+
+
+@each_loss
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_nothing_counts_and_no_gradient_flows(loss: Loss, backend: str) -> None:
+    if backend == "cpu" and not cpu.available():
+        pytest.skip("the kernels are not built here")
+    input, target = loss.tensors()
+    leaf = input.requires_grad_()
+    shape = loss.ours(leaf, target, reduction="none").shape
+    loss.ours(leaf, target, mask=torch.zeros(shape, dtype=torch.bool), backend=backend).backward()
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["target", "weight"])
+def test_in_place_refuses_what_shares_the_logits_memory(name: str) -> None:
+    logits = torch.rand(1, 2000, requires_grad=True) * 1
+    shared = logits.detach()
+    target, weight = (shared, None) if name == "target" else (torch.tensor([3]), shared[0])
+    with pytest.raises(LosskitRuntimeError) as raised:
+        L.cross_entropy(logits, target, weight, inplace_backward=True)
+    assert str(raised.value) == (
+        f"cross_entropy: inplace_backward=True overwrites input, and {name} shares its memory: {name}.clone()?"
+    )
+
+
+def test_overflowed_loss_scale_leaves_ignored_rows_alone() -> None:
+    leaf = torch.rand(3, 4, requires_grad=True)
+    (L.nll_loss(leaf, torch.tensor([0, -100, 2])) * float("inf")).backward()
+    assert leaf.grad is not None
+    expected = torch.zeros(3, 4)
+    expected[0, 0] = expected[2, 2] = -float("inf")
+    assert torch.equal(leaf.grad, expected)
+
+
+@needs_kernels
+@pytest.mark.parametrize(("classes", "gap"), [(3, 20.0), (21, 15.0), (100, 15.0), (256, 20.0), (32000, 25.0)])
+@pytest.mark.parametrize("positions", [1, 7])
+def test_sure_predictions_keep_their_digits(classes: int, gap: float, positions: int) -> None:
+    torch.manual_seed(classes)
+    logits = torch.randn(4, classes, positions) / 10
+    logits[:, 1] = gap
+    logits = logits.squeeze(2)
+    target = torch.ones(4, *logits.shape[2:], dtype=torch.long)
+    leaf, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    loss = L.cross_entropy(leaf, target, backend="cpu")
+    truth = F.cross_entropy(exact, target)
+    loss.backward()
+    truth.backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    assert exact.grad is not None
+    # Eager loses every digit here, so its error is no yardstick: the exponentials of scores about `gap` below the
+    # maximum are known to gap / 2 roundings.
+    allowed = (4 + gap / 2) * torch.finfo(torch.float32).eps
+    assert abs(loss.item() - truth.item()) <= allowed * truth.item()
+    error = (leaf.grad[:, 1].double() - exact.grad[:, 1]).abs()
+    assert bool((error <= allowed * exact.grad[:, 1].abs()).all())
+
+
+def test_targets_that_another_thread_rewrites_never_lead_outside() -> None:
+    input, target = torch.randn(20000, 20), torch.ones(20000, dtype=torch.long)
+    stop = threading.Event()
+
+    def rewrite() -> None:
+        while not stop.is_set():
+            target.fill_(2**40)
+            target.fill_(1)
+
+    thread = threading.Thread(target=rewrite)
+    thread.start()
+    try:
+        for _ in range(300):
+            try:
+                L.nll_loss(input, target)
+                L.cross_entropy(input, target)
+            except losskit.LosskitError:
+                # The targets were out of range in one of the looks at them.
+                pass
+    finally:
+        stop.set()
+        thread.join()
+    assert torch.isfinite(L.nll_loss(input, torch.ones_like(target)))

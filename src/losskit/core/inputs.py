@@ -126,6 +126,8 @@ def check_normalizer(function: str, normalizer: object, reduction: str) -> None:
             return
         value = float(normalizer.detach())
     else:
+        if isinstance(normalizer, bool):
+            raise LosskitTypeError(f"{function}: normalizer must be a number, got bool.")
         check_number(function, "normalizer", normalizer)
         number: float = normalizer  # type: ignore[assignment]  # check_number has seen that it is a number
         # An int may be too large for a float.
