@@ -614,6 +614,14 @@ def test_ignore_index_type(name: str) -> None:
         complaint(LosskitTypeError, message, getattr(F, name), *arguments(name), ignore_index=value)
 
 
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_numbers_that_are_too_large(name: str) -> None:
+    message = f"{name}: ignore_index must fit 64 bits, got {2**64}."
+    complaint(LosskitRuntimeError, message, getattr(F, name), *arguments(name), ignore_index=2**64)
+    message = f"{name}: normalizer must be positive and finite, got inf."
+    complaint(LosskitValueError, message, getattr(F, name), *arguments(name), normalizer=10**400)
+
+
 @pytest.mark.parametrize("target", [torch.tensor([0, 2]), torch.full((2, 3), 1 / 3)], ids=["indices", "probabilities"])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_label_smoothing(target: Tensor, backend: str) -> None:

@@ -647,7 +647,7 @@ def cross_entropy(
         reduction = legacy_reduction(size_average, reduce)
     name = "cross_entropy"
     inputs.check_common_options(name, reduction, on_empty, out_dtype, backend)
-    inputs.check_int(name, "ignore_index", ignore_index)
+    inputs.check_ignore_index(name, ignore_index)
     inputs.check_label_smoothing(name, label_smoothing)
     inputs.check_class_tensors(name, input, target, weight)
     input, weight = autocast(input, weight)  # type: ignore[assignment]
@@ -748,7 +748,7 @@ def nll_loss(
         reduction = legacy_reduction(size_average, reduce)
     name = "nll_loss"
     inputs.check_common_options(name, reduction, on_empty, out_dtype, backend)
-    inputs.check_int(name, "ignore_index", ignore_index)
+    inputs.check_ignore_index(name, ignore_index)
     inputs.check_class_tensors(name, input, target, weight)
     input, weight = autocast(input, weight)  # type: ignore[assignment]
     inputs.check_class_shapes(name, input, target)

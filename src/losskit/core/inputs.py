@@ -393,8 +393,12 @@ def check_label_smoothing(function: str, label_smoothing: object) -> None:
 def check_int(function: str, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise LosskitTypeError(f"{function}: {name} must be an int, got {type(value).__name__}.")
-    if not -(2**63) <= value < 2**63:
-        raise LosskitRuntimeError(f"{function}: {name} must fit 64 bits, got {value}.")
+
+
+def check_ignore_index(function: str, ignore_index: int) -> None:
+    check_int(function, "ignore_index", ignore_index)
+    if not -(2**63) <= ignore_index < 2**63:
+        raise LosskitRuntimeError(f"{function}: ignore_index must fit 64 bits, got {ignore_index}.")
 
 
 def check_class_range(function: str, target: Tensor, classes: int, counts: Tensor) -> None:
