@@ -463,8 +463,8 @@ nb::object lean_class_loss(bool log_probs, nb::handle input, nb::handle target, 
 }
 
 // Multiplies a gradient by the 0-dim grad_output, in place: True. False where the result must be computed anew: the
-// gradient is float16 or bfloat16, and rounding it before scaling would lose what a loss scale is there to keep; or the
-// factor is not finite. None where grad_output is none that can be read.
+// gradient is float16 or bfloat16, and rounding it before scaling would lose what a loss scale is there to keep. None
+// where grad_output is none that can be read.
 nb::object scale_gradient(nb::handle grad, nb::handle grad_output) {
     Tensor g, upstream;
     if (!parse_own(grad, g) || !parse(grad_output, upstream) || upstream.numel != 1) return nb::none();
@@ -479,8 +479,7 @@ nb::object scale_gradient(nb::handle grad, nb::handle grad_output) {
         }
     }
     if (factor == 1.0f) return nb::bool_(true);
-    // An infinite factor would make NaN of the zeros of what does not count.
-    if (g.dtype != DType::float32 || !std::isfinite(factor)) return nb::bool_(false);
+    if (g.dtype != DType::float32) return nb::bool_(false);
     Work work(g.numel);
     active->scale(g.data, g.dtype, g.numel, factor, work.threads);
     return nb::bool_(true);

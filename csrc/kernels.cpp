@@ -14,7 +14,11 @@ inline void scale_typed(T* data, int64_t n, float factor, int threads) {
     for_chunks((n + step - 1) / step, threads, [&](int64_t chunk) {
         int64_t begin = chunk * step, end = begin + step < n ? begin + step : n;
 #pragma omp simd
-        for (int64_t i = begin; i < end; ++i) store(data + i, load(data[i]) * factor);
+        for (int64_t i = begin; i < end; ++i) {
+            // 0 stays 0, also times an infinite factor: what does not count has no gradient.
+            float value = load(data[i]), scaled = value * factor;
+            store(data + i, value == 0.0f ? value : scaled);
+        }
     });
 }
 

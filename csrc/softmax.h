@@ -420,7 +420,7 @@ inline void softmax_rows(const ClassArgs& a) {
 //    the exponential's.
 struct Positions {
     // `share_total` is Σq and `distance` Σ q·(m − x); `counts` is 1 or 0.
-    double s[kPositions], distance[kPositions], share_total[kPositions];
+    double s[kPositions], apart[kPositions], distance[kPositions], share_total[kPositions];
     // `below` is m − x_t, `of_target` the gradient of the target's class, `target_share` its q under smoothing.
     float m[kPositions], part[kPositions], below[kPositions], c[kPositions], loss_factor[kPositions], upstream[kPositions],
         factor[kPositions], of_target[kPositions], target_share[kPositions], ones[kPositions];
@@ -514,9 +514,9 @@ LOSSKIT_INLINE void prefetch_next(const ClassArgs& a, const Place& place, int64_
     for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(to + i, 1, 2);
 }
 
-// s once more, the ones apart.
+// s once more, the ones apart, for the samples that need it: none may change what another gets.
 inline void sum_apart(Positions& p, const float* exps, int64_t stride, int64_t classes, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) p.s[i] = 0.0;
+    for (int64_t i = 0; i < n; ++i) p.apart[i] = 0.0;
     for (int64_t k0 = 0; k0 < classes; k0 += 32) {
         int64_t k1 = k0 + 32 < classes ? k0 + 32 : classes;
         for (int64_t i = 0; i < n; ++i) p.part[i] = p.ones[i] = 0.0f;
@@ -529,8 +529,10 @@ inline void sum_apart(Positions& p, const float* exps, int64_t stride, int64_t c
             }
         }
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) p.s[i] += static_cast<double>(p.part[i]) + p.ones[i];
+        for (int64_t i = 0; i < n; ++i) p.apart[i] += static_cast<double>(p.part[i]) + p.ones[i];
     }
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) p.s[i] = p.s[i] < kSure ? p.apart[i] : p.s[i];
 }
 
 // `q` is laid out as `x`, and unused unless the shares are per element. p.m holds the maxima. Returns the sum of the losses
@@ -611,7 +613,7 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
             // p − 1 cancels where the model is right, so in double.
             double taken = p.c[i];
             if constexpr (kShares == Shares::per_class) taken += p.target_share[i];
-            p.of_target[i] = static_cast<float>((per_unit * p.of_target[i] - taken) * p.upstream[i]);
+            p.of_target[i] = static_cast<float>(per_unit * p.upstream[i] * p.of_target[i] - taken * p.upstream[i]);
         }
         undefined += (p.counts[i] == 0) & !(p.s[i] == p.s[i]);
     }

@@ -303,7 +303,8 @@ def check_no_overlap(function: str, input: Tensor, **tensors: Tensor | None) -> 
     """What the kernel reads must not lie where it writes."""
     written = input.untyped_storage().data_ptr()
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.untyped_storage().data_ptr() == written:
+        # Empty tensors have no memory to share.
+        if written and tensor is not None and tensor.untyped_storage().data_ptr() == written:
             raise LosskitRuntimeError(
                 f"{function}: inplace_backward=True overwrites input, and {name} shares its memory: {name}.clone()?"
             )
