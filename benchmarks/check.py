@@ -76,7 +76,7 @@ def run(peer: Peer, grad_output: Tensor | None, *, as_timed: bool) -> Outputs:
             leaf.grad = None
         loss = peer.forward()
         if peer.leaves:
-            loss.backward(None if grad_output is None else grad_output.to(loss.dtype))  # type: ignore[no-untyped-call]
+            loss.backward(None if grad_output is None else grad_output.to(loss.dtype))
     return Outputs(loss.detach(), {name: leaf.grad for name, leaf in peer.leaves.items() if leaf.grad is not None})
 
 

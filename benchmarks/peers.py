@@ -77,8 +77,8 @@ class TimedInside:
         def after_loss(_: Tensor) -> None:
             self.seconds.append(forward + perf_counter() - begin_backward)
 
-        loss.register_hook(before_loss)  # type: ignore[no-untyped-call]
-        made.register_hook(after_loss)  # type: ignore[no-untyped-call]
+        loss.register_hook(before_loss)
+        made.register_hook(after_loss)
         return loss
 
 
@@ -94,7 +94,7 @@ def training_step(
         def plain_step() -> Tensor:
             leaf.grad = None
             loss = forward()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         return plain_step
@@ -103,7 +103,7 @@ def training_step(
         for leaf in leaves:
             leaf.grad = None
         loss = forward()
-        loss.backward(grad_output)  # type: ignore[no-untyped-call]
+        loss.backward(grad_output)
         return loss
 
     return step
@@ -116,6 +116,7 @@ class LayerOutput(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, stored: Tensor) -> Tensor:
         ctx.stored = stored
         # The same storage under another tensor: a view would count as a part of `stored`, which is a leaf.
+        # set_ is annotated for storages alone, and takes a tensor too.
         return torch.empty(0, dtype=stored.dtype).set_(stored)  # type: ignore[call-overload, no-any-return]
 
     @staticmethod
@@ -135,6 +136,7 @@ def make_overwriting_peer(problem: Problem, name: str, function: Loss, options: 
     anchor = torch.zeros((), requires_grad=True)
 
     def forward() -> Tensor:
+        # Function.apply has no annotations.
         output = LayerOutput.apply(anchor, stored)  # type: ignore[no-untyped-call]
         return function(output, *problem.constants, **options)
 
@@ -143,6 +145,7 @@ def make_overwriting_peer(problem: Problem, name: str, function: Loss, options: 
         stored.grad = None
         stored.copy_(original)
 
+    # Function.apply has no annotations.
     output = LayerOutput.apply(anchor, stored)  # type: ignore[no-untyped-call]
     return Peer(
         name=name,
@@ -208,7 +211,7 @@ def make_products(problem: Problem) -> Peer:
     def products() -> None:
         for leaf in leaves:
             leaf.grad = None
-        produce(*leaves).backward(supplied)  # type: ignore[no-untyped-call]
+        produce(*leaves).backward(supplied)
 
     return Peer("products", products)
 

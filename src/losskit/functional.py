@@ -112,7 +112,7 @@ def l1_loss(
     inputs.check_tensors_and_options("l1_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
     if weight is None:
         # With a weight torch computes in ordinary arithmetic, which autocast leaves alone.
-        input, target = autocast(input, target)  # type: ignore[assignment]
+        input, target = autocast(input, target)
     if reduction == "mean" and weight is None and not (inputs.is_inexact(input) or inputs.is_inexact(target)):
         raise LosskitRuntimeError(
             f"l1_loss: the mean of integers is not an integer: input is {inputs.dtype_of(input)} and target "
@@ -194,7 +194,7 @@ def mse_loss(
     inputs.check_tensors_and_options("mse_loss", input, target, weight, reduction, on_empty, out_dtype, backend)
     if weight is None:
         # With a weight torch computes in ordinary arithmetic, which autocast leaves alone.
-        input, target = autocast(input, target)  # type: ignore[assignment]
+        input, target = autocast(input, target)
     inputs.check_real("mse_loss", input, target)
     return pointwise_family.difference_loss(
         "mse_loss",
@@ -277,7 +277,7 @@ def smooth_l1_loss(
     inputs.check_number("smooth_l1_loss", "beta", beta)
     if not beta >= 0:
         raise LosskitRuntimeError(f"smooth_l1_loss: beta must be 0 or more, got {beta:g}.")
-    input, target = autocast(input, target)  # type: ignore[assignment]
+    input, target = autocast(input, target)
     inputs.check_real("smooth_l1_loss", input, target)
     return pointwise_family.difference_loss(
         "smooth_l1_loss",
@@ -356,7 +356,7 @@ def huber_loss(
     inputs.check_number("huber_loss", "delta", delta)
     if not delta > 0:
         raise LosskitRuntimeError(f"huber_loss: delta must be positive, got {delta:g}.")
-    input, target, weight = autocast(input, target, weight)  # type: ignore[assignment]
+    input, target, weight = autocast(input, target, weight)
     inputs.check_real("huber_loss", input, target)
     inputs.check_floating("huber_loss", "input", input)
     if out_dtype is None:
@@ -437,7 +437,7 @@ def binary_cross_entropy(
         reduction = legacy_reduction(size_average, reduce)
     name = "binary_cross_entropy"
     inputs.check_binary(name, input, target, weight, reduction, on_empty, out_dtype, backend)
-    input, target, weight = autocast(input, target, weight)  # type: ignore[assignment]
+    input, target, weight = autocast(input, target, weight)
     inputs.check_floating(name, "input", input)
     if target.dtype != input.dtype:
         raise LosskitRuntimeError(
@@ -541,7 +541,7 @@ def binary_cross_entropy_with_logits(
         inputs.check_tensor(name, "pos_weight", pos_weight)
         inputs.check_devices(name, input=input, pos_weight=pos_weight)
         inputs.check_broadcast(name, "pos_weight", pos_weight, input.shape)
-    input, target, weight, pos_weight = autocast(input, target, weight, pos_weight)  # type: ignore[assignment]
+    input, target, weight, pos_weight = autocast(input, target, weight, pos_weight)
     inputs.check_floating(name, "input", input)
     if not target.is_floating_point():
         raise LosskitRuntimeError(
@@ -650,7 +650,7 @@ def cross_entropy(
     inputs.check_ignore_index(name, ignore_index)
     inputs.check_label_smoothing(name, label_smoothing)
     inputs.check_class_tensors(name, input, target, weight)
-    input, weight = autocast(input, weight)  # type: ignore[assignment]
+    input, weight = autocast(input, weight)
     class_dim = inputs.class_dim_of(input)
     if input.ndim == 0:
         raise LosskitRuntimeError(f"{name}: input must have a dimension of classes, got a 0-dim tensor.")
@@ -658,7 +658,7 @@ def cross_entropy(
     inputs.check_floating(name, "input", input)
     inputs.check_class_weight(name, weight, input.shape[class_dim])
     if probabilities:
-        (target,) = autocast(target)  # type: ignore[assignment]
+        (target,) = autocast(target)
         inputs.check_probability_target(name, input, target, ignore_index)
         dtype = torch.promote_types(input.dtype, target.dtype)
         dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
@@ -750,7 +750,7 @@ def nll_loss(
     inputs.check_common_options(name, reduction, on_empty, out_dtype, backend)
     inputs.check_ignore_index(name, ignore_index)
     inputs.check_class_tensors(name, input, target, weight)
-    input, weight = autocast(input, weight)  # type: ignore[assignment]
+    input, weight = autocast(input, weight)
     inputs.check_class_shapes(name, input, target)
     inputs.check_floating(name, "input", input)
     inputs.check_class_weight(name, weight, input.shape[inputs.class_dim_of(input)])

@@ -221,7 +221,7 @@ def broadcast_shape(function: str, input: Tensor, target: Tensor) -> torch.Size:
     if input.shape == target.shape:
         return input.shape
     try:
-        shape = torch.Size(torch.broadcast_shapes(input.shape, target.shape))  # type: ignore[no-untyped-call]
+        shape = torch.Size(torch.broadcast_shapes(input.shape, target.shape))
     except RuntimeError:
         raise LosskitRuntimeError(
             f"{function}: target must have the shape of input, {shape_of(input)}, got {shape_of(target)}, "

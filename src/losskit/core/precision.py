@@ -1,13 +1,18 @@
 """Which dtype a loss is computed in and returned in."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
-def autocast(*tensors: Tensor | None) -> list[Tensor | None]:
-    """The inputs as autocast hands them to a loss: losses are on its float32 list, on every device."""
+def autocast(*tensors: Tensor | None) -> list[Any]:
+    """The inputs as autocast hands them to a loss: losses are on its float32 list, on every device.
+
+    A tensor for each tensor, None for each None.
+    """
     first = tensors[0]
     if first is None or not _autocast_enabled(first.device.type):
         return list(tensors)

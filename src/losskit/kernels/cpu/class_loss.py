@@ -45,6 +45,7 @@ def join_lean_class_loss(
     state = (log_probs, weight, ignore_index, label_smoothing, reduction, function)
     call = (_lean_gradient, _lean_definition, state)
     packed = (result[0], result.pop(), target, () if weight is None else (weight,), call)
+    # Function.apply has no annotations.
     return Total.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]
 
 
@@ -97,9 +98,10 @@ def _gradient(
 def _lean_definition(state: Any, input: Tensor, target: Tensor) -> Tensor:
     log_probs, weight, ignore_index, label_smoothing, reduction, function = state
     smoothing = {} if log_probs else {"label_smoothing": label_smoothing}
-    return function(  # type: ignore[no-any-return]
+    loss: Tensor = function(
         input, target, weight, ignore_index=ignore_index, reduction=reduction, backend="reference", **smoothing
     )
+    return loss
 
 
 def class_loss(
@@ -151,6 +153,7 @@ def class_loss(
     if inplace:
         # Whoever saved the logits for a backward of its own now gets torch's error instead of a wrong gradient.
         torch.autograd.graph.increment_version(input)
+        # Function.apply has no annotations.
         return InPlace.apply(input, [loss])  # type: ignore[no-untyped-call, no-any-return]
 
     def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
