@@ -1,0 +1,42 @@
+"""The losses as functions: the signatures of `torch.nn.functional`, plus keyword-only additions.
+
+Every loss takes these keywords beyond PyTorch's:
+
+* `sample_weight`: a weight per loss value, in the shape of the unreduced loss (or one that broadcasts to it).
+  Multiplies each loss; `mean` divides by the sum of the weights that count.
+* `mask`: bool, True where a value counts. The rest is out of the value, the gradient and the divisor; a NaN under the
+  mask stays there.
+* `normalizer`: a positive number or 0-dim tensor. The result is the sum divided by it.
+* `on_empty`: what `mean` is when nothing counts: `"nan"` (PyTorch's answer), `"zero"` (connected to the graph),
+  `"raise"`.
+* `out_dtype`: the dtype of the result; None is PyTorch's. Half-precision inputs are computed in float32 either way, and
+  `out_dtype=torch.float32` hands that precision over.
+* `backend`: `"auto"`, `"reference"` (the definition in plain torch operations), `"cpu"` or `"triton"`. A backend that
+  is named runs or raises.
+"""
+
+from torch.nn.functional import log_softmax, logsigmoid, softmax
+
+from losskit.functional._pointwise import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    huber_loss,
+    l1_loss,
+    mse_loss,
+    smooth_l1_loss,
+)
+from losskit.functional._softmax import cross_entropy, nll_loss
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "huber_loss",
+    "l1_loss",
+    "log_softmax",
+    "logsigmoid",
+    "mse_loss",
+    "nll_loss",
+    "smooth_l1_loss",
+    "softmax",
+]

@@ -1,0 +1,20 @@
+"""The losses as modules.
+
+Each is a subclass of the class of the same name in `torch.nn`: the same arguments, `repr`, `state_dict` and
+`isinstance`. It adds the keywords `on_empty`, `out_dtype` and `backend`; `sample_weight`, `mask` and `normalizer`
+belong to a batch and go to the call. What each loss computes is told at its function in `losskit.functional`.
+"""
+
+from losskit.modules._pointwise import BCELoss, BCEWithLogitsLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
+from losskit.modules._softmax import CrossEntropyLoss, NLLLoss
+
+__all__ = [
+    "BCELoss",
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "HuberLoss",
+    "L1Loss",
+    "MSELoss",
+    "NLLLoss",
+    "SmoothL1Loss",
+]

@@ -1,0 +1,84 @@
+"""Losses of a row of scores against a class."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from losskit import functional
+from losskit.modules._options import Options
+
+
+class CrossEntropyLoss(Options, nn.CrossEntropyLoss):
+    """Cross entropy of class scores: `losskit.functional.cross_entropy` with its options.
+
+    `inplace_backward=True` puts the gradient in the place of the logits as soon as the call returns.
+
+    **Example**:
+
+    >>> CrossEntropyLoss()(torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([1]))
+    tensor(1.1019)
+    """
+
+    inplace_backward: bool = False
+
+    def __init__(self, *args: Any, inplace_backward: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.inplace_backward = inplace_backward
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        return functional.cross_entropy(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            on_empty=self.on_empty,
+            out_dtype=self.out_dtype,
+            inplace_backward=self.inplace_backward,
+            backend=self.backend,
+        )
+
+
+class NLLLoss(Options, nn.NLLLoss):
+    """Negative log-likelihood of the target class: `losskit.functional.nll_loss` with its options.
+
+    **Example**:
+
+    >>> NLLLoss()(torch.log_softmax(torch.tensor([[0.1, 0.2, 0.3]]), 1), torch.tensor([1]))
+    tensor(1.1019)
+    """
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        return functional.nll_loss(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            on_empty=self.on_empty,
+            out_dtype=self.out_dtype,
+            backend=self.backend,
+        )
