@@ -11,6 +11,7 @@ class L1Loss(Options, nn.L1Loss):
 
     **Example**:
 
+    >>> import torch
     >>> L1Loss(reduction="sum")(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 5.0]))
     tensor(2.)
     """
@@ -42,6 +43,7 @@ class MSELoss(Options, nn.MSELoss):
 
     **Example**:
 
+    >>> import torch
     >>> MSELoss()(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 5.0]))
     tensor(1.3333)
     """
@@ -73,6 +75,7 @@ class SmoothL1Loss(Options, nn.SmoothL1Loss):
 
     **Example**:
 
+    >>> import torch
     >>> SmoothL1Loss(beta=0.5)(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor(0.8750)
     """
@@ -107,6 +110,7 @@ class HuberLoss(Options, nn.HuberLoss):
 
     **Example**:
 
+    >>> import torch
     >>> HuberLoss(delta=0.5)(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     tensor(0.4375)
     """
@@ -141,6 +145,7 @@ class BCELoss(Options, nn.BCELoss):
 
     **Example**:
 
+    >>> import torch
     >>> BCELoss()(torch.tensor([0.9, 0.2]), torch.tensor([1.0, 0.0]))
     tensor(0.1643)
     """
@@ -173,6 +178,7 @@ class BCEWithLogitsLoss(Options, nn.BCEWithLogitsLoss):
 
     **Example**:
 
+    >>> import torch
     >>> BCEWithLogitsLoss()(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0]))
     tensor(0.2201)
     """

@@ -15,6 +15,7 @@ class CrossEntropyLoss(Options, nn.CrossEntropyLoss):
 
     **Example**:
 
+    >>> import torch
     >>> CrossEntropyLoss()(torch.tensor([[0.1, 0.2, 0.3]]), torch.tensor([1]))
     tensor(1.1019)
     """
@@ -56,6 +57,7 @@ class NLLLoss(Options, nn.NLLLoss):
 
     **Example**:
 
+    >>> import torch
     >>> NLLLoss()(torch.log_softmax(torch.tensor([[0.1, 0.2, 0.3]]), 1), torch.tensor([1]))
     tensor(1.1019)
     """
