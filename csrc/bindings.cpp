@@ -6,23 +6,15 @@
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "buffer_pool.h"
-#include "kernels.h"
-#include "tensors.h"
+#include "call.h"
 
 namespace losskit {
 namespace {
-
-// Below this many elements one thread is faster than waking another, and the GIL is not worth giving up.
-constexpr int64_t kParallel = 32768;
-
-const Kernels* active = nullptr;
 
 bool runs_here(const Kernels* kernels) {
 #ifdef LOSSKIT_X86
@@ -63,107 +55,6 @@ bool choose_instruction_set(const std::string& name) {
         }
     }
     return false;
-}
-
-bool is_float(DType dtype) { return dtype == DType::float32 || dtype == DType::bfloat16 || dtype == DType::float16; }
-
-class Work {
-public:
-    explicit Work(int64_t elements) {
-        if (elements >= kParallel) {
-            threads = torch_threads();
-            state_ = PyEval_SaveThread();
-        }
-    }
-    ~Work() {
-        if (state_) PyEval_RestoreThread(state_);
-    }
-    Work(const Work&) = delete;
-    Work& operator=(const Work&) = delete;
-    int threads = 1;
-
-private:
-    PyThreadState* state_ = nullptr;
-};
-
-struct Free {
-    void operator()(double* data) const { std::free(data); }
-};
-
-// Partial sums, on the stack where they are few.
-class Partials {
-public:
-    explicit Partials(int64_t count) : count_(count) {
-        if (count > kInline) {
-            heap_.reset(static_cast<double*>(std::malloc(sizeof(double) * static_cast<size_t>(count))));
-            if (!heap_) throw std::bad_alloc();
-        }
-    }
-    double* data() { return heap_ ? heap_.get() : inline_; }
-    double sum() {
-        double total = 0.0;
-        for (int64_t i = 0; i < count_; ++i) total += data()[i];
-        return total;
-    }
-
-private:
-    static constexpr int64_t kInline = 64;
-    int64_t count_;
-    double inline_[kInline];
-    std::unique_ptr<double, Free> heap_;
-};
-
-nb::object loss_scalar(double value, DType dtype) {
-    if (dtype == DType::float32 || dtype == DType::float64) return make_scalar(value, dtype);
-    // Through the kernels' own rounding: the scale of 1 converts.
-    Tensor view;
-    nb::object result = make_tensor(dtype, 0, nullptr, nullptr, view);
-    float narrow = static_cast<float>(value);
-    PointwiseArgs args{};
-    float zero = 0.0f;
-    args.loss = Pointwise::l1;
-    args.dtype = DType::float32;
-    args.input = &narrow;
-    args.target = &zero;
-    args.n = 1;
-    args.threads = 1;
-    args.scale = 1.0f;
-    args.loss_out = view.data;
-    args.loss_dtype = dtype;
-    active->pointwise(args);
-    // |x - 0|; the sign bit is the highest of the sixteen.
-    if (std::signbit(narrow) && !std::isnan(narrow)) *static_cast<uint16_t*>(view.data) |= 0x8000u;
-    return result;
-}
-
-// Memory order is all that matters to a pointwise loss: dense tensors with equal strides are walked as they lie.
-bool same_dense_layout(const Tensor& a, const Tensor& b) {
-    if (a.contiguous() && b.contiguous()) return true;
-    int64_t expected = 1;
-    bool used[kMaxDims] = {};
-    for (int i = 0; i < a.ndim; ++i) {
-        if (a.strides[i] != b.strides[i] && a.shape[i] != 1) return false;
-    }
-    for (int step = 0; step < a.ndim; ++step) {
-        int found = -1;
-        for (int i = 0; i < a.ndim && found < 0; ++i) {
-            if (!used[i] && (a.shape[i] == 1 || a.strides[i] == expected)) found = i;
-        }
-        if (found < 0) return false;
-        used[found] = true;
-        expected *= a.shape[found];
-    }
-    return true;
-}
-
-// Optional arguments: None gives null; what does not fit throws, since it has been checked before.
-const void* optional_data(nb::handle object, const char* name, DType dtype, int64_t numel) {
-    if (object.is_none()) return nullptr;
-    Tensor view;
-    if (!parse(object, view) || view.dtype != dtype || view.numel != numel || !view.contiguous()) {
-        throw nb::value_error((std::string(name) + " does not fit the kernel").c_str());
-    }
-    return view.data;
 }
 
 struct PointwiseOptions {
@@ -242,14 +133,6 @@ nb::object pointwise(int loss, nb::handle input, nb::handle target, double param
     nb::object good = pointwise_checked(static_cast<Pointwise>(loss), x, y, parameter, o, loss_result, grad_result);
     if (good.is_none()) return good;
     return nb::make_tuple(loss_result, grad_result);
-}
-
-// 0 none, 1 mean, 2 sum, -1 anything else.
-int reduction_of(nb::handle name) {
-    if (!PyUnicode_Check(name.ptr())) return -1;
-    if (PyUnicode_CompareWithASCIIString(name.ptr(), "mean") == 0) return 1;
-    if (PyUnicode_CompareWithASCIIString(name.ptr(), "sum") == 0) return 2;
-    return PyUnicode_CompareWithASCIIString(name.ptr(), "none") == 0 ? 0 : -1;
 }
 
 // The lean path of a pointwise loss that is reduced to one number. None: not here. A tensor: the loss, which needs no
@@ -487,19 +370,6 @@ nb::object scale_gradient(nb::handle grad, nb::handle grad_output) {
 
 // The lean functions take their arguments without a wrapper: converting and matching them would cost more than the rest
 // of a small call. The package alone calls them, with the types it knows.
-PyObject* raise_current() {
-    try {
-        throw;
-    } catch (nb::python_error& error) {
-        error.restore();
-    } catch (const std::bad_alloc&) {
-        PyErr_NoMemory();
-    } catch (const std::exception& error) {
-        PyErr_SetString(PyExc_RuntimeError, error.what());
-    }
-    return nullptr;
-}
-
 PyObject* call_lean_pointwise(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (count != 6) {
         PyErr_SetString(PyExc_TypeError, "lean_pointwise takes 6 arguments");
@@ -537,12 +407,6 @@ PyObject* call_scale_gradient(PyObject*, PyObject* const* args, Py_ssize_t count
     } catch (...) {
         return raise_current();
     }
-}
-
-template <class Function>
-PyCFunction as_method(Function function) {
-    // METH_FASTCALL functions have another signature than PyCFunction names.
-    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
 PyMethodDef lean_functions[] = {
@@ -588,6 +452,7 @@ NB_MODULE(_kernels, m) {
           nb::arg("ignore_index"), nb::arg("label_smoothing"), nb::arg("row_weight").none(), nb::arg("row_mask").none(),
           nb::arg("grad_output").none(), nb::arg("total"), nb::arg("mean"), nb::arg("divisor"), nb::arg("upstream"),
           nb::arg("want_loss"), nb::arg("want_grad"), nb::arg("inplace"), nb::arg("out_dtype"));
+    bind_fused(m);
     m.def("empty_cache", &empty_cache);
     m.def("memory_stats", &memory_stats);
     m.def("set_cache_limit", [](uint64_t bytes) { set_cache_limit(bytes); });

@@ -65,6 +65,86 @@ struct ClassArgs {
     int threads;
 };
 
+// Losses of several tensors, any of which may have a gradient. See fused.h and rows.h.
+enum class Fused : int {
+    // One loss per element.
+    soft_margin = 0,
+    hinge_embedding = 1,
+    margin_ranking = 2,
+    kl_div = 3,
+    poisson_nll = 4,
+    gaussian_nll = 5,
+    // One loss per row.
+    multi_margin = 6,
+    multilabel_margin = 7,
+    multilabel_soft_margin = 8,
+    cosine_embedding = 9,
+    triplet_margin = 10,
+    count = 11
+};
+
+constexpr int kMaxTensors = 3;
+constexpr int kMaxParameters = 4;
+
+// What a tensor of a loss holds.
+enum class Role : int {
+    none,
+    // A floating number per element of the first tensor, or one per loss.
+    element,
+    row,
+    // An int64 per loss, or one per element of the first tensor.
+    row_index,
+    element_index
+};
+
+struct FusedLayout {
+    bool rows;
+    Role roles[kMaxTensors];
+    // Bit i: the kernel has a gradient by tensor i.
+    unsigned grads;
+};
+
+constexpr FusedLayout kFusedLayouts[static_cast<int>(Fused::count)] = {
+    {false, {Role::element, Role::element, Role::none}, 1},
+    {false, {Role::element, Role::element, Role::none}, 1},
+    {false, {Role::element, Role::element, Role::element}, 3},
+    {false, {Role::element, Role::element, Role::none}, 1},
+    {false, {Role::element, Role::element, Role::none}, 1},
+    {false, {Role::element, Role::element, Role::element}, 7},
+    {true, {Role::element, Role::row_index, Role::none}, 1},
+    {true, {Role::element, Role::element_index, Role::none}, 1},
+    {true, {Role::element, Role::element, Role::none}, 1},
+    {true, {Role::element, Role::element, Role::row}, 3},
+    {true, {Role::element, Role::element, Role::element}, 7},
+};
+
+struct FusedArgs {
+    Fused loss;
+    // Of the floating tensors.
+    DType dtype;
+    const void* tensors[kMaxTensors];
+    // The number of losses, and of elements of each: 1 where there is a loss per element.
+    int64_t n, width;
+    // What they mean is the loss's own business.
+    float parameters[kMaxParameters];
+    // Optional: one per element of a row; one per loss; one per loss.
+    const float* class_weight;
+    const float* weight;
+    const uint8_t* mask;
+    // Each gets what it is for where it is not null: each loss, the sums of the losses of each chunk, the gradients
+    // times `scale` times the element of grad_output.
+    void* loss_out;
+    DType loss_dtype;
+    double* partial;
+    void* grads[kMaxTensors];
+    float scale;
+    const void* grad_output;
+    DType grad_output_dtype;
+    int threads;
+    // Set where a value lies outside the domain of the loss.
+    int* outside;
+};
+
 struct Kernels {
     const char* name;
     void (*pointwise)(const PointwiseArgs&);
@@ -74,6 +154,9 @@ struct Kernels {
     bool (*count_targets)(const ClassArgs&, double* total);
     void (*softmax)(const ClassArgs&);
     void (*nll)(const ClassArgs&);
+    // The number of partial sums that `fused` fills.
+    int64_t (*fused_chunks)(const FusedArgs&);
+    void (*fused)(const FusedArgs&);
     void (*scale)(void* data, DType, int64_t n, float factor, int threads);
 };
 

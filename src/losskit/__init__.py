@@ -13,6 +13,7 @@ from losskit.modules import (
     MSELoss,
     NLLLoss,
     SmoothL1Loss,
+    SoftMarginLoss,
 )
 from losskit.replace import replace_torch_losses
 
@@ -27,6 +28,7 @@ __all__ = [
     "MSELoss",
     "NLLLoss",
     "SmoothL1Loss",
+    "SoftMarginLoss",
     "__version__",
     "empty_cache",
     "explain_dispatch",

@@ -1,5 +1,6 @@
 """The C++ extension, csrc/bindings.cpp. Tensors that have not been checked go to the lean functions alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +28,9 @@ def lean_class_loss(
     reduction: str,
     /,
 ) -> Tensor | list[Tensor] | None: ...
+def lean_fused(
+    loss: int, reduction: str, parameters: tuple[float, ...], /, *tensors: Tensor
+) -> Tensor | list[Tensor | None] | None: ...
 
 # The loss and its gradient, each where it is wanted; None where a value or a class index is out of range.
 def pointwise(
@@ -45,6 +49,21 @@ def pointwise(
     want_grad: bool,
     out_dtype: int,
 ) -> tuple[Any, Any] | None: ...
+def fused(
+    loss: int,
+    tensors: list[Tensor],
+    parameters: Sequence[float],
+    weight: Tensor | None,
+    mask: Tensor | None,
+    class_weight: Tensor | None,
+    grad_output: Tensor | None,
+    total: bool,
+    divisor: float,
+    upstream: float,
+    want_loss: bool,
+    wants: int,
+    out_dtype: int,
+) -> tuple[Any, list[Tensor | None]] | None: ...
 def class_loss(
     log_probs: bool,
     input: Tensor,

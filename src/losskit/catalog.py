@@ -133,6 +133,19 @@ LOSSES: tuple[LossInfo, ...] = (
         relatives=("huber_loss", "l1_loss"),
         source="Girshick 2015, equation 3, for β = 1",
     ),
+    LossInfo(
+        name="soft_margin_loss",
+        module="SoftMarginLoss",
+        task="multi-label classification",
+        formula="log(1 + exp(−y·x))",
+        input="scores",
+        target="−1 or 1, shape of input",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="losses",
+        relatives=("binary_cross_entropy_with_logits",),
+        source="logistic regression with labels of −1 and 1",
+    ),
 )
 
 

@@ -17,6 +17,7 @@ Every loss takes these keywords beyond PyTorch's:
 
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
+from losskit.functional._margin import soft_margin_loss
 from losskit.functional._pointwise import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -38,5 +39,6 @@ __all__ = [
     "mse_loss",
     "nll_loss",
     "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax",
 ]

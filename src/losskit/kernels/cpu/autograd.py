@@ -88,6 +88,32 @@ class EachOfBoth(Function):
         return *_both(ctx, _of_each(ctx, grad_output)), None
 
 
+# What a node of several tensors does. `gradients(state, saved, upstream, needs)` runs the kernel once more;
+# `definition(state, *tensors)` is the loss.
+Gradients = Callable[[Any, tuple[Tensor, ...], Any, tuple[bool, ...]], list[Tensor | None]]
+CallOfSeveral = tuple[Gradients, Callable[..., Tensor], Any]
+
+
+class OfSeveral(Function):
+    """A loss of several tensors, any of which may need a gradient.
+
+    The gradients of one number were computed along with it; those of one loss per element or row are computed in
+    backward, when grad_output is known.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, packed: Any, *tensors: Tensor) -> Tensor:
+        loss: Tensor
+        loss, ctx.grads, others, ctx.call = packed
+        ctx.count = len(tensors)
+        ctx.save_for_backward(*tensors, *others)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        return None, *_of_several(ctx, grad_output)
+
+
 class InPlace(Function):
     """A loss whose gradient stands where its logits stood."""
 
@@ -144,6 +170,39 @@ def _of_each(ctx: Any, grad_output: Tensor) -> Any:
         return _by_definition(ctx, grad_output)[0]
     gradient, _, state = ctx.call
     return gradient(state, ctx.saved_tensors, grad_output.contiguous())
+
+
+def _of_several(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
+    needs = ctx.needs_input_grad[1:]
+    if is_grad_enabled():
+        return _several_by_definition(ctx, grad_output, needs)
+    total = ctx.grads is not None
+    if total and ctx.grads:
+        # The only references, as above.
+        grads, ctx.grads = ctx.grads, ()
+        scaled = [ext.scale_gradient(grad, grad_output) for grad in grads if grad is not None]
+        if all(scaled):
+            return grads  # type: ignore[no-any-return]  # what the kernel gave
+        del grads
+        if None in scaled:
+            return _several_by_definition(ctx, grad_output, needs)
+    if obstacle(grad_output) is not None:
+        return _several_by_definition(ctx, grad_output, needs)
+    gradients: Gradients = ctx.call[0]
+    upstream = float(grad_output) if total else grad_output.contiguous()
+    return gradients(ctx.call[2], ctx.saved_tensors, upstream, needs)
+
+
+def _several_by_definition(ctx: Any, grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+    """As `_by_definition`, for any number of tensors."""
+    create_graph = is_grad_enabled()
+    tensors = ctx.saved_tensors[: ctx.count]
+    needed = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
+    _, definition, state = ctx.call
+    with torch.enable_grad():
+        loss = definition(state, *tensors)
+    grads = iter(torch.autograd.grad(loss, needed, grad_output, create_graph=create_graph))
+    return [next(grads) if need else None for need in needs]
 
 
 def _both(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:

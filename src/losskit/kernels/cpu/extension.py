@@ -31,6 +31,7 @@ def _nothing_lean(*_: object) -> None:
 
 lean_pointwise = _nothing_lean if ext is None else ext.lean_pointwise
 lean_class_loss = _nothing_lean if ext is None else ext.lean_class_loss
+lean_fused = _nothing_lean if ext is None else ext.lean_fused
 
 
 def dtype_code(dtype: torch.dtype) -> int:

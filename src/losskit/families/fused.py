@@ -1,0 +1,161 @@
+"""Losses of several tensors, any of which may have a gradient: from checked arguments to the result."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from losskit.core import inputs
+from losskit.core.dispatch import named_backend_error, note, obstacle
+from losskit.core.precision import narrow, widen
+from losskit.core.reduction import Options, Reduction, where
+from losskit.kernels import cpu
+
+
+@dataclass(frozen=True)
+class FusedCall:
+    """One call of a loss whose arguments have been checked.
+
+    Without its tensors: what a node of the graph keeps must not hold them past the backward pass.
+    """
+
+    function: str
+    # The code of the kernel; where this call has none, `no_kernel` says why.
+    kernel: int
+    no_kernel: str
+    parameters: tuple[float, ...]
+    # The tensors, at least float32, to the unreduced losses.
+    definition: Callable[..., Tensor]
+    # Raises where a value lies outside the domain of the loss; takes the tensors, masked values replaced.
+    check: Callable[..., None] | None
+    # One weight per element of a row, where the loss takes one; `definition` applies it by itself.
+    class_weight: Tensor | None
+    # Whether there is a loss per row, along the last axis, and not per element.
+    rows: bool
+    reduction: Reduction
+    out_dtype: torch.dtype
+    backend: str
+
+
+def fused_loss(
+    function: str,
+    kernel: int,
+    definition: Callable[..., Tensor],
+    tensors: tuple[Tensor, ...],
+    shape: torch.Size,
+    options: Options,
+    *,
+    parameters: tuple[float, ...] = (),
+    check: Callable[..., None] | None = None,
+    class_weight: Tensor | None = None,
+    rows: bool = False,
+    no_kernel: str = "",
+) -> Tensor:
+    """A loss whose shapes and dtypes have been checked. `shape` is that of the unreduced loss."""
+    out_dtype = tensors[0].dtype if options.out_dtype is None else options.out_dtype
+    reduction = inputs.reduction_for(function, options, shape, tensors[0])
+    return run(
+        FusedCall(
+            function,
+            kernel,
+            no_kernel,
+            parameters,
+            definition,
+            check,
+            class_weight,
+            rows,
+            reduction,
+            out_dtype,
+            options.backend,
+        ),
+        *tensors,
+    )
+
+
+def run(call: FusedCall, *tensors: Tensor) -> Tensor:
+    if call.backend == "reference":
+        note("reference", "backend='reference' was asked for")
+        return by_definition(call, *tensors)
+    if call.backend == "triton":
+        raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
+    reason = kernel_obstacle(call, tensors)
+    if reason is None:
+        note("cpu", cpu.description())
+        return by_kernel(call, tensors)
+    if call.backend == "cpu":
+        raise named_backend_error(call.function, "cpu", reason)
+    note("reference", reason)
+    return by_definition(call, *tensors)
+
+
+def by_definition(call: FusedCall, *tensors: Tensor) -> Tensor:
+    tensors = masked(call, tuple(widen(tensor) for tensor in tensors))
+    if call.check is not None:
+        call.check(*tensors)
+    return narrow(call.reduction.apply(call.definition(*tensors), None), call.out_dtype)
+
+
+def masked(call: FusedCall, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Not the loss but what it is computed from: a NaN times zero would come back through the gradient."""
+    mask = call.reduction.mask
+    if mask is None:
+        return tensors
+    return tuple(where(mask.unsqueeze(-1) if tensor.ndim > mask.ndim else mask, tensor) for tensor in tensors)
+
+
+def kernel_obstacle(call: FusedCall, tensors: tuple[Tensor, ...]) -> str | None:
+    """Why the kernel cannot run this call, or None."""
+    if call.no_kernel:
+        return call.no_kernel
+    if not cpu.available():
+        return cpu.unavailable_reason()
+    reduction = call.reduction
+    normalizer = reduction.normalizer if isinstance(reduction.normalizer, Tensor) else None
+    factors = (call.class_weight, reduction.sample_weight, normalizer)
+    reason = obstacle(*tensors, reduction.mask, *factors)
+    if reason is not None:
+        return reason
+    numbers = [tensor for tensor in tensors if tensor.is_floating_point()]
+    if numbers[0].dtype not in cpu.DTYPES or any(tensor.dtype != numbers[0].dtype for tensor in numbers):
+        return (
+            "the kernel takes float32, bfloat16 or float16, the same for each tensor, not "
+            f"{' and '.join(inputs.dtype_of(tensor) for tensor in numbers)}"
+        )
+    for tensor in tensors:
+        if tensor.shape not in (tensors[0].shape, reduction.shape):
+            return "the tensors have different shapes"
+        if not tensor.is_floating_point() and tensor.dtype != torch.int64:
+            return f"a tensor is {inputs.dtype_of(tensor)}"
+    if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):
+        return "a weight is float64"
+    if torch.is_grad_enabled():
+        if any(factor is not None and factor.requires_grad for factor in factors):
+            return "a weight or the normalizer requires a gradient"
+        for i, tensor in enumerate(tensors):
+            if tensor.requires_grad and i not in cpu.GRADIENTS[call.kernel]:
+                return "a tensor requires a gradient that the kernel does not compute"
+    return None
+
+
+def by_kernel(call: FusedCall, tensors: tuple[Tensor, ...]) -> Tensor:
+    reduction = call.reduction
+    divisor = 1.0 if reduction.name == "none" else float(reduction.divisor(None))
+    weight = None if reduction.sample_weight is None else reduction.sample_weight.detach().float().contiguous()
+    class_weight = None if call.class_weight is None else call.class_weight.detach().float().contiguous()
+    result = cpu.fused(
+        call.kernel,
+        call.parameters,
+        tuple(tensor.contiguous() for tensor in tensors),
+        reduction.name,
+        call.out_dtype,
+        lambda *tensors: by_definition(call, *tensors),
+        (weight, None if reduction.mask is None else reduction.mask.contiguous(), class_weight),
+        divisor,
+    )
+    if result is None:
+        # The one fault that a kernel finds in its pass over the values.
+        if call.check is not None:
+            call.check(*masked(call, tensors))
+        raise named_backend_error(call.function, "cpu", "the kernel declined")
+    return result

@@ -1,0 +1,165 @@
+"""Losses of several tensors through the C++ kernels."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit.errors import LosskitRuntimeError
+from losskit.kernels.cpu.autograd import OfSeveral
+from losskit.kernels.cpu.extension import dtype_code, ext
+
+# The codes of `Fused` in csrc/kernels.h.
+(
+    SOFT_MARGIN,
+    HINGE_EMBEDDING,
+    MARGIN_RANKING,
+    KL_DIV,
+    POISSON_NLL,
+    GAUSSIAN_NLL,
+    MULTI_MARGIN,
+    MULTILABEL_MARGIN,
+    MULTILABEL_SOFT_MARGIN,
+    COSINE_EMBEDDING,
+    TRIPLET_MARGIN,
+) = range(11)
+# Those that take a loss per row, along the last axis, and not per element.
+ROWS = frozenset({MULTI_MARGIN, MULTILABEL_MARGIN, MULTILABEL_SOFT_MARGIN, COSINE_EMBEDDING, TRIPLET_MARGIN})
+# The tensors that the kernel has a gradient by: `grads` of `FusedLayout` in csrc/kernels.h.
+GRADIENTS = {
+    SOFT_MARGIN: (0,),
+    HINGE_EMBEDDING: (0,),
+    MARGIN_RANKING: (0, 1),
+    KL_DIV: (0,),
+    POISSON_NLL: (0,),
+    GAUSSIAN_NLL: (0, 1, 2),
+    MULTI_MARGIN: (0,),
+    MULTILABEL_MARGIN: (0,),
+    MULTILABEL_SOFT_MARGIN: (0,),
+    COSINE_EMBEDDING: (0, 1),
+    TRIPLET_MARGIN: (0, 1, 2),
+}
+
+
+def join_lean_fused(
+    result: list[Any],
+    kernel: int,
+    parameters: tuple[float, ...],
+    reduction: str,
+    tensors: tuple[Tensor, ...],
+    function: Callable[..., Tensor],
+    options: dict[str, Any],
+) -> Tensor:
+    """The result [loss, gradient, …] of `lean_fused` as a node of the graph.
+
+    `function` is the public function, which takes the tensors in their order, and `options` what it needs beside them
+    and the reduction, for derivatives of the gradient.
+    """
+    call = (_lean_gradients, _lean_definition, (kernel, parameters, reduction, function, options))
+    loss = result.pop(0)
+    # Function.apply has no annotations.
+    return OfSeveral.apply((loss, result, (), call), *tensors)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _lean_gradients(
+    state: Any, saved: tuple[Tensor, ...], upstream: float, needs: tuple[bool, ...]
+) -> list[Tensor | None]:
+    kernel, parameters, reduction, _, _ = state
+    losses = saved[0].numel() // max(saved[0].shape[-1], 1) if kernel in ROWS else saved[0].numel()
+    divisor = float(losses) if reduction == "mean" else 1.0
+    return _gradients(kernel, parameters, saved, (None, None, None), None, divisor, upstream, needs)
+
+
+def _lean_definition(state: Any, *tensors: Tensor) -> Tensor:
+    _, _, reduction, function, options = state
+    loss: Tensor = function(*tensors, reduction=reduction, backend="reference", **options)
+    return loss
+
+
+# weight and mask of each loss, weight of each element of a row
+Factors = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+def _gradients(
+    kernel: int,
+    parameters: Sequence[float],
+    tensors: tuple[Tensor, ...],
+    factors: Factors,
+    grad_output: Tensor | None,
+    divisor: float,
+    upstream: float,
+    needs: tuple[bool, ...],
+) -> list[Tensor | None]:
+    weight, mask, class_weight = factors
+    result = ext.fused(
+        loss=kernel,
+        tensors=list(tensors),
+        parameters=parameters,
+        weight=weight,
+        mask=mask,
+        class_weight=class_weight,
+        grad_output=grad_output,
+        total=True,
+        divisor=divisor,
+        upstream=upstream,
+        want_loss=False,
+        wants=_bits(needs),
+        out_dtype=0,
+    )
+    if result is None:
+        # The forward pass took these values; autograd would have seen a change by an operation that it knows of.
+        raise LosskitRuntimeError("a value has left the domain of the loss since the forward pass.")
+    return list(result[1])
+
+
+def _bits(needs: Sequence[bool]) -> int:
+    return sum(1 << i for i, need in enumerate(needs) if need)
+
+
+def fused(
+    kernel: int,
+    parameters: Sequence[float],
+    tensors: tuple[Tensor, ...],
+    reduction: str,
+    out_dtype: torch.dtype,
+    definition: Callable[..., Tensor],
+    factors: Factors,
+    divisor: float,
+) -> Tensor | None:
+    """The loss of contiguous tensors as the kernel takes them; None where a value is out of the domain of the loss."""
+    total = reduction != "none"
+    needs = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
+    weight, mask, class_weight = factors
+    result = ext.fused(
+        loss=kernel,
+        tensors=list(tensors),
+        parameters=parameters,
+        weight=weight,
+        mask=mask,
+        class_weight=class_weight,
+        grad_output=None,
+        total=total,
+        divisor=divisor,
+        upstream=1.0,
+        want_loss=True,
+        wants=_bits(needs) if total else 0,
+        out_dtype=dtype_code(out_dtype),
+    )
+    if result is None:
+        return None
+    loss: Tensor = result[0]
+    if not any(needs):
+        return loss
+    count = len(tensors)
+
+    def gradients(_: Any, saved: tuple[Tensor, ...], upstream: Any, needs: tuple[bool, ...]) -> list[Tensor | None]:
+        if total:
+            return _gradients(kernel, parameters, saved[:count], factors, None, divisor, upstream, needs)
+        return _gradients(kernel, parameters, saved[:count], factors, upstream, divisor, 1.0, needs)
+
+    others = tuple(factor for factor in factors if factor is not None)
+    call = (gradients, lambda _, *tensors: definition(*tensors), None)
+    # Function.apply has no annotations.
+    packed = (loss, result[1] if total else None, others, call)
+    return OfSeveral.apply(packed, *tensors)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,0 +1,38 @@
+"""Losses of a margin between scores."""
+
+from torch import Tensor, nn
+
+from losskit import functional
+from losskit.modules._options import Options
+
+
+class SoftMarginLoss(Options, nn.SoftMarginLoss):
+    """Logistic loss of a score against a sign: `losskit.functional.soft_margin_loss` with its options.
+
+    **Example**:
+
+    >>> import torch
+    >>> SoftMarginLoss()(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 1.0]))
+    tensor(0.7201)
+    """
+
+    def forward(
+        self,
+        input: Tensor,
+        target: Tensor,
+        *,
+        sample_weight: Tensor | None = None,
+        mask: Tensor | None = None,
+        normalizer: float | Tensor | None = None,
+    ) -> Tensor:
+        return functional.soft_margin_loss(
+            input,
+            target,
+            reduction=self.reduction,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            on_empty=self.on_empty,
+            out_dtype=self.out_dtype,
+            backend=self.backend,
+        )
