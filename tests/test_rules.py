@@ -46,6 +46,7 @@ ORDER = {
     "plot": 8,
     "train": 9,
     "cli": 10,
+    "__main__": 11,
 }
 PUBLIC_MODULES = (losskit, catalog, errors, functional, modules)
 

@@ -177,3 +177,16 @@ def test_importing_losskit_loads_neither_room() -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\n[]\n"
+
+
+def test_as_a_module_and_into_a_pipe_that_closes() -> None:
+    command = [sys.executable, "-m", "losskit", "info"]
+    whole = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert whole.stdout.startswith("losskit ")
+    # The reader is gone before the first line is written.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+    assert running.returncode == 141

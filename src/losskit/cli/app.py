@@ -1,10 +1,12 @@
 """`losskit COMMAND …`: reads the command line, runs the command, turns errors into one sentence and an exit status.
 
 Exit status 0 is success; 1 a difference that `train --compare-torch` found; 2 a wrong option, missing data or an
-output folder that cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C.
+output folder that cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C;
+141 a pipe whose reader has gone.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,13 +26,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     run: Command = arguments.run
     try:
-        return run(arguments)
+        status = run(arguments)
+        # Here and not at the exit of Python, where an error could no longer be caught.
+        sys.stdout.flush()
+        return status
     except LosskitError as error:
         print(f"losskit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("losskit: stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        # The reader, `head` say, has seen enough. What is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
