@@ -127,7 +127,7 @@ nb::object loss_scalar(double value, DType dtype) {
     args.target = &zero;
     args.n = 1;
     args.threads = 1;
-    args.scale = 1.0f;
+    args.scale = 1.0;
     args.loss_out = view.data;
     args.loss_dtype = dtype;
     active->pointwise(args);
@@ -209,7 +209,7 @@ nb::object pointwise_checked(Pointwise loss, const Tensor& input, const Tensor& 
         args.loss_out = view.data;
         args.loss_dtype = o.out_dtype;
     }
-    args.scale = static_cast<float>(o.upstream / o.divisor);
+    args.scale = o.upstream / o.divisor;
     int outside = 0;
     args.outside = &outside;
     Partials partials((args.n + kPointwiseChunk - 1) / kPointwiseChunk);
