@@ -100,7 +100,7 @@ nb::object pointwise_checked(Pointwise loss, const Tensor& input, const Tensor& 
         args.loss_out = view.data;
         args.loss_dtype = o.out_dtype;
     }
-    args.scale = static_cast<float>(o.upstream / o.divisor);
+    args.scale = o.upstream / o.divisor;
     int outside = 0;
     args.outside = &outside;
     Partials partials((args.n + kPointwiseChunk - 1) / kPointwiseChunk);

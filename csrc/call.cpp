@@ -22,7 +22,7 @@ nb::object loss_scalar(double value, DType dtype) {
     args.target = &zero;
     args.n = 1;
     args.threads = 1;
-    args.scale = 1.0f;
+    args.scale = 1.0;
     args.loss_out = view.data;
     args.loss_dtype = dtype;
     active->pointwise(args);

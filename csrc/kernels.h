@@ -30,7 +30,7 @@ struct PointwiseArgs {
     DType loss_dtype;
     double* partial;
     void* grad;
-    float scale;
+    double scale;
     const void* grad_output;
     DType grad_output_dtype;
     int threads;

@@ -1,12 +1,12 @@
 // Elementary functions and number formats, branch-free so that `omp simd` loops vectorise them on every instruction set:
 // both sides of a choice are computed before it, and conditions are joined by & and not by &&.
 //
-// A. exp for x <= 0, relative error below 2 ulp.
-// B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], relative error below 2 ulp.
+// A. exp for x <= 0, error below 1 ulp.
+// B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], error below 1 ulp (log(1 + y) without FMA: 1.2).
 // C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
 //
 // The coefficients are minimax fits of the named remainders. Do not compile with -ffast-math: it folds the rounding
-// trick in A and the compensation in B away.
+// trick and the compensation away.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,8 @@ LOSSKIT_INLINE uint32_t bits_of(float value) {
 
 constexpr float kInfinity = __builtin_inff();
 constexpr float kNaN = __builtin_nanf("");
+// ln 2 in two parts, the first with so few bits that its product with an exponent is exact.
+constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
 // A. exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2.
 LOSSKIT_INLINE float exp_nonpositive(float x) {
@@ -38,40 +40,34 @@ LOSSKIT_INLINE float exp_nonpositive(float x) {
     constexpr float kMagic = 12582912.0f;
     float shifted = x * 1.44269504f + kMagic;
     float n = shifted - kMagic;
-    // ln 2 in two parts, the first with few bits, so that n * kHigh is exact.
-    constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
-    float r = (x - n * kHigh) - n * kLow;
+    // r = near + rest; near is exact, because the first part of ln 2 has few bits.
+    float near = x - n * kLn2High, rest = n * -kLn2Low;
+    float r = near + rest;
     // (exp(r) - 1 - r) / r^2
-    float p = 0.0013814598649f;
-    p = p * r + 0.0083687168797f;
-    p = p * r + 0.041668388045f;
-    p = p * r + 0.16666520632f;
-    p = p * r + 0.49999993448f;
-    float y = (p * (r * r) + r) + 1.0f;
-    float result = float_of(bits_of(y) + ((bits_of(shifted) - bits_of(kMagic)) << 23));
+    float square = r * r;
+    float p = (0.49999994f + 0.166665211f * r) + square * ((0.0416682623f + 0.00836867001f * r) + square * 0.00138209877f);
+    // 1 + near and what rounding it loses.
+    float sum = 1.0f + near, lost = (near - (sum - 1.0f)) + rest;
+    float y = sum + (p * square + lost);
+    // What kMagic adds to the bits is shifted out.
+    float result = float_of(bits_of(y) + (bits_of(shifted) << 23));
     // Below the smallest normal number: 0. A comparison with NaN is false, so NaN stays.
     return x < -87.33654f ? 0.0f : result;
 }
 
-// B. log(1 + f) for 1 + f in [sqrt(1/2), sqrt(2)], plus e * ln 2.
+// B. log(1 + f) for 1 + f in [2/3, 4/3], plus e * ln 2.
 LOSSKIT_INLINE float log_reduced(float f, float e) {
+    float square = f * f, fourth = square * square;
     // (log(1 + f) - f + f^2 / 2) / f^3
-    float p = 0.067466339475f;
-    p = p * f - 0.11675645522f;
-    p = p * f + 0.11888161726f;
-    p = p * f - 0.12405589931f;
-    p = p * f + 0.14219552581f;
-    p = p * f - 0.16667995806f;
-    p = p * f + 0.20002118646f;
-    p = p * f - 0.250000096f;
-    p = p * f + 0.33333312604f;
-    float square = f * f;
-    float tail = p * (square * f) + e * -2.12194440e-4f - 0.5f * square;
-    return (tail + f) + e * 0.693359375f;
+    float p = ((0.333332151f - 0.249998048f * f) + square * (0.200104445f - 0.16680181f * f)) +
+              fourth * ((0.140053406f - 0.121883437f * f) + square * (0.139867067f - 0.128744885f * f));
+    // e * ln 2 + f and what rounding it loses.
+    float whole = e * kLn2High, sum = whole + f, lost = (f - (sum - whole)) + e * kLn2Low;
+    return sum + ((p * (square * f) + lost) - 0.5f * square);
 }
 
-// The e of log(x) = e * ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)), for a normal x.
-LOSSKIT_INLINE int32_t exponent_of(float x) { return static_cast<int32_t>(bits_of(x) - 0x3f3504f3u) >> 23; }
+// The e of log(x) = e * ln 2 + log(m) with m in [2/3, 4/3), for a normal x.
+LOSSKIT_INLINE int32_t exponent_of(float x) { return static_cast<int32_t>(bits_of(x) - 0x3f2aaaabu) >> 23; }
 
 LOSSKIT_INLINE float divide_by_power(float x, int32_t exponent) {
     return float_of(bits_of(x) - (static_cast<uint32_t>(exponent) << 23));
@@ -88,14 +84,20 @@ LOSSKIT_INLINE float log_nonnegative(float x) {
     return x < kInfinity ? result : x;
 }
 
-// log(1 + y) for y in [0, 1] or NaN. f comes from y itself, so that rounding 1 + y costs nothing.
+// log(1 + y) for y in [0, 1] or NaN, as 7/8 y, which leaves little to the polynomial, and y times the polynomial.
 LOSSKIT_INLINE float log1p_unit(float y) {
-    bool upper = y > 0.41421356f;
-    float half = 0.5f * y - 0.5f;
-    return log_reduced(upper ? half : y, upper ? 1.0f : 0.0f);
+    float t = y - 0.5f, square = t * t, fourth = square * square;
+    // log(1 + y) / y - 7/8; the largest terms last.
+    float middle = (0.13260904f - 0.0676879659f * t) + square * (0.0366347544f - 0.0205676276f * t);
+    float high = (0.0115805315f - 0.00676101772f * t) + square * (0.00524498615f - 0.00322753005f * t);
+    float p = -0.06406978f + (t * -0.288527101f + square * (middle + fourth * high));
+    // y - y / 8 and what rounding it loses.
+    float part = -0.125f * y, sum = y + part, lost = (y - sum) + part;
+    return sum + (p * y + lost);
 }
 
-// log(1 - p) for p in [0, 1]. As above: 1 - 2 p is exact for p >= 1/4, and 1 - p for p >= 1/2.
+// log(1 - p) for p in [0, 1]. f comes from p itself, so that rounding 1 - p costs nothing: 1 - 2 p is exact for p >= 1/4,
+// and 1 - p for p >= 1/2.
 LOSSKIT_INLINE float log1m_unit(float p) {
     float u = 1.0f - p;
     int32_t exponent = exponent_of(u);

@@ -1,6 +1,7 @@
 // Losses of one number against another.
 //
-// A. One small struct per loss: value and slope (the derivative by the input) of one element.
+// A. One small struct per loss: value and slope (the derivative by the input) of one element. `uses_first` says which of
+//    them need `first`, the transcendental function of the input alone that they start from.
 // B. The lean loops: float32 without weights. One read of input and target, one write.
 // C. The general loop: any dtype, weight, mask, pos_weight, grad_output, unreduced losses; block by block through
 //    buffers that stay in the first-level cache.
@@ -15,77 +16,103 @@ namespace losskit::LOSSKIT_ISA {
 namespace {
 
 // A.
-struct L1 {
+enum class Uses { nothing, value, both };
+
+struct Simple {
     static constexpr bool bounded = false;
-    static LOSSKIT_INLINE void eval(float x, float y, float, float, float& value, float& slope) {
+    static constexpr Uses uses_first = Uses::nothing;
+    static LOSSKIT_INLINE float first(float) { return 0.0f; }
+};
+
+struct L1 : Simple {
+    static LOSSKIT_INLINE float value(float x, float y, float, float, float) { return __builtin_fabsf(x - y); }
+    static LOSSKIT_INLINE float slope(float x, float y, float, float, float) {
         float d = x - y;
-        value = __builtin_fabsf(d);
         // Two selects that end in 0 become branches where there are no masks.
-        slope = static_cast<float>((d > 0.0f) - (d < 0.0f));
+        return static_cast<float>((d > 0.0f) - (d < 0.0f));
     }
 };
 
-struct Mse {
-    static constexpr bool bounded = false;
-    static LOSSKIT_INLINE void eval(float x, float y, float, float, float& value, float& slope) {
-        float d = x - y;
-        value = d * d;
-        slope = 2.0f * d;
+struct Mse : Simple {
+    static LOSSKIT_INLINE float value(float x, float y, float, float, float) { return (x - y) * (x - y); }
+    static LOSSKIT_INLINE float slope(float x, float y, float, float, float) { return 2.0f * (x - y); }
+};
+
+struct SmoothL1 : Simple {
+    static LOSSKIT_INLINE float value(float x, float y, float, float beta, float) {
+        float d = x - y, a = __builtin_fabsf(d);
+        float quadratic = 0.5f * d * (d / beta), linear = a - 0.5f * beta;
+        return a < beta ? quadratic : linear;
+    }
+    static LOSSKIT_INLINE float slope(float x, float y, float, float beta, float) {
+        float d = x - y, inside = d / beta;
+        return d >= beta ? 1.0f : d <= -beta ? -1.0f : inside;
     }
 };
 
-struct SmoothL1 {
-    static constexpr bool bounded = false;
-    static LOSSKIT_INLINE void eval(float x, float y, float beta, float, float& value, float& slope) {
-        float d = x - y;
-        float a = d < 0.0f ? -d : d;
-        float inside = d / beta, quadratic = 0.5f * d * inside, linear = a - 0.5f * beta;
-        value = a < beta ? quadratic : linear;
-        slope = d >= beta ? 1.0f : d <= -beta ? -1.0f : inside;
-    }
-};
-
-struct Huber {
-    static constexpr bool bounded = false;
-    static LOSSKIT_INLINE void eval(float x, float y, float delta, float, float& value, float& slope) {
-        float d = x - y;
-        float a = d < 0.0f ? -d : d;
+struct Huber : Simple {
+    static LOSSKIT_INLINE float value(float x, float y, float, float delta, float) {
+        float d = x - y, a = __builtin_fabsf(d);
         float quadratic = 0.5f * d * d, linear = delta * (a - 0.5f * delta);
-        value = a <= delta ? quadratic : linear;
-        slope = d > delta ? delta : d < -delta ? -delta : d;
+        return a <= delta ? quadratic : linear;
+    }
+    static LOSSKIT_INLINE float slope(float x, float y, float, float delta, float) {
+        float d = x - y;
+        return d > delta ? delta : d < -delta ? -delta : d;
     }
 };
 
 struct Bce {
     static constexpr bool bounded = true;
-    static LOSSKIT_INLINE void eval(float p, float y, float, float, float& value, float& slope) {
-        float yes = log_nonnegative(p), no = log1m_unit(p);
+    static constexpr Uses uses_first = Uses::value;
+    static LOSSKIT_INLINE float first(float p) { return log_nonnegative(p); }
+    static LOSSKIT_INLINE float value(float p, float y, float yes, float, float) {
+        float no = log1m_unit(p);
         yes = yes < -100.0f ? -100.0f : yes;
         no = no < -100.0f ? -100.0f : no;
-        value = -(y * yes + (1.0f - y) * no);
-        float spread = (1.0f - p) * p;
-        slope = (p - y) / (spread < 1e-12f ? 1e-12f : spread);
+        return -(y * yes + (1.0f - y) * no);
+    }
+    static LOSSKIT_INLINE float slope(float p, float y, float, float, float) {
+        float d = p - y, u = 1.0f - p, product = u * p;
+        bool clamped = product < 1e-12f;
+        float spread = clamped ? 1e-12f : product;
+#ifdef __FP_FAST_FMAF
+        // With what rounding the product and the quotient has lost: the largest gradients, where p is nearly 0 or 1, decide
+        // over the error.
+        float inverse = 1.0f / spread, quotient = d * inverse;
+        float lost = __builtin_fmaf(u, p, -product);
+        float rest = __builtin_fmaf(-quotient, spread, d) - quotient * (clamped ? 0.0f : lost);
+        return __builtin_fmaf(rest, inverse, quotient);
+#else
+        return d / spread;
+#endif
     }
 };
 
+// In terms of |x|: softplus(x) is |x| + log(1 + e) or log(1 + e), e = exp(-|x|), and sigmoid(-|x|) is e / (1 + e).
 struct BceWithLogits {
     static constexpr bool bounded = false;
-    static LOSSKIT_INLINE void eval(float x, float y, float, float pos_weight, float& value, float& slope) {
-        float a = x < 0.0f ? -x : x;
-        float e = exp_nonpositive(-a);
-        float tail = log1p_unit(e);
-        float large = 1.0f / (1.0f + e), small = e * large;
-        bool positive = x > 0.0f;
-        // softplus(x) and softplus(-x); sigmoid(x) and sigmoid(-x). Neither pair is computed from the other.
-        float up = (positive ? x : 0.0f) + tail, down = (positive ? 0.0f : -x) + tail;
-        float sigmoid = positive ? large : small, opposite = positive ? small : large;
-        float yes = pos_weight * y, no = 1.0f - y;
+    static constexpr Uses uses_first = Uses::both;
+    static LOSSKIT_INLINE float first(float x) { return exp_nonpositive(-__builtin_fabsf(x)); }
+    static LOSSKIT_INLINE float value(float x, float y, float e, float, float pos_weight) {
+        float against = wrong(x, y, pos_weight), cost = against * __builtin_fabsf(x);
         // 0 times inf is 0: what is certain and right costs nothing.
-        float negative = no * up, positives = yes * down;
-        negative = (no == 0.0f) & (up == kInfinity) ? 0.0f : negative;
-        positives = (yes == 0.0f) & (down == kInfinity) ? 0.0f : positives;
-        value = negative + positives;
-        slope = no * sigmoid - yes * opposite;
+        return (against == 0.0f ? 0.0f : cost) + both(y, pos_weight) * log1p_unit(e);
+    }
+    static LOSSKIT_INLINE float slope(float x, float y, float e, float, float pos_weight) {
+        float towards = wrong(x, y, pos_weight) - both(y, pos_weight) * (e / (1.0f + e));
+        return x > 0.0f ? towards : -towards;
+    }
+
+private:
+    // The weight of the class that the sign of x speaks against, and of the two classes together.
+    static LOSSKIT_INLINE float wrong(float x, float y, float pos_weight) {
+        float yes = pos_weight * y, no = 1.0f - y;
+        return x > 0.0f ? no : yes;
+    }
+    static LOSSKIT_INLINE float both(float y, float pos_weight) {
+        // Without rounding where it is 1.
+        return pos_weight == 1.0f ? 1.0f : (1.0f - y) + pos_weight * y;
     }
 };
 
@@ -96,6 +123,9 @@ LOSSKIT_INLINE bool in_unit(float x) { return (x >= 0.0f) & (x <= 1.0f); }
 // B. Sums in double: a float holds no more digits than the result has to have.
 enum class Lean { value, value_and_gradient, each_value, each_gradient };
 
+constexpr bool has_value(Lean what) { return what != Lean::each_gradient; }
+constexpr bool has_slope(Lean what) { return what == Lean::value_and_gradient || what == Lean::each_gradient; }
+
 // Writes the losses (each_value) or the gradients to `out`; the sum is that of the losses.
 // Not inlined: among its caller's variables it does not vectorise on every instruction set.
 template <class Loss, Lean kWhat>
@@ -105,16 +135,77 @@ __attribute__((noinline)) double lean_block(const float* x, const float* y, cons
     int outside = 0;
 #pragma omp simd reduction(+ : sum) reduction(| : outside)
     for (int64_t i = 0; i < n; ++i) {
-        float value, slope;
-        Loss::eval(x[i], y[i], parameter, 1.0f, value, slope);
+        float value = Loss::value(x[i], y[i], 0.0f, parameter, 1.0f), slope = Loss::slope(x[i], y[i], 0.0f, parameter, 1.0f);
         if constexpr (kWhat == Lean::value || kWhat == Lean::value_and_gradient) sum += value;
-        if constexpr (kWhat == Lean::value_and_gradient) out[i] = slope * scale;
         if constexpr (kWhat == Lean::each_value) out[i] = value;
-        if constexpr (kWhat == Lean::each_gradient) out[i] = slope * upstream[i] * scale;
+        if constexpr (has_slope(kWhat)) out[i] = (kWhat == Lean::each_gradient ? slope * upstream[i] : slope) * scale;
         if constexpr (Loss::bounded) outside |= !(in_unit(x[i]) & in_unit(y[i]));
     }
     bad |= outside;
     return sum;
+}
+
+// slope * (high + low): the divisor of a mean has no exact float, and its error would be that of every gradient.
+LOSSKIT_INLINE float scaled(float slope, float high, float low) {
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(slope, high, slope * low);
+#else
+    return slope * high + slope * low;
+#endif
+}
+
+// The same for a loss that takes many operations: one short loop after the other, at most kBlock elements. In a single one
+// the processor waits for each result, because the next element is too far ahead for it to begin with.
+template <class Loss, Lean kWhat>
+__attribute__((noinline)) double staged_block(const float* x, const float* y, const float* upstream, float* out, int64_t n,
+                                              float parameter, double scale, int& bad) {
+    float first[kBlock];
+    if constexpr (Loss::uses_first == Uses::both || has_value(kWhat)) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) first[i] = Loss::first(x[i]);
+    }
+    if constexpr (has_slope(kWhat)) {
+        const float high = static_cast<float>(scale);
+        // 0, and not the NaN of inf - inf, where the scale has no float.
+        const float low = high - high == 0.0f ? static_cast<float>(scale - high) : 0.0f;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+            float slope = Loss::slope(x[i], y[i], first[i], parameter, 1.0f);
+            out[i] = scaled(kWhat == Lean::each_gradient ? slope * upstream[i] : slope, high, low);
+        }
+    }
+    double sum = 0.0;
+    if constexpr (has_value(kWhat)) {
+        float* values = kWhat == Lean::each_value ? out : first;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) values[i] = Loss::value(x[i], y[i], first[i], parameter, 1.0f);
+        if constexpr (kWhat != Lean::each_value) {
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < n; ++i) sum += values[i];
+        }
+    }
+    if constexpr (Loss::bounded) {
+        int outside = 0;
+#pragma omp simd reduction(| : outside)
+        for (int64_t i = 0; i < n; ++i) outside |= !(in_unit(x[i]) & in_unit(y[i]));
+        bad |= outside;
+    }
+    return sum;
+}
+
+template <class Loss, Lean kWhat>
+inline double lean_chunk(const float* x, const float* y, const float* upstream, float* out, int64_t n, float parameter,
+                         double scale, int& bad) {
+    if constexpr (Loss::uses_first == Uses::nothing) {
+        return lean_block<Loss, kWhat>(x, y, upstream, out, n, parameter, static_cast<float>(scale), bad);
+    } else {
+        double sum = 0.0;
+        for (int64_t i = 0; i < n; i += kBlock) {
+            sum += staged_block<Loss, kWhat>(x + i, y + i, upstream ? upstream + i : nullptr, out ? out + i : nullptr,
+                                             n - i < kBlock ? n - i : kBlock, parameter, scale, bad);
+        }
+        return sum;
+    }
 }
 
 // C.
@@ -140,10 +231,9 @@ __attribute__((noinline)) double general_block(const PointwiseArgs& a, int64_t b
     int outside = 0;
 #pragma omp simd reduction(| : outside)
     for (int64_t i = 0; i < n; ++i) {
-        float value, slope;
-        Loss::eval(b.x[i], b.y[i], parameter, b.upstream[i], value, slope);
-        b.value[i] = value;
-        b.slope[i] = slope;
+        float first = Loss::first(b.x[i]);
+        b.value[i] = Loss::value(b.x[i], b.y[i], first, parameter, b.upstream[i]);
+        b.slope[i] = Loss::slope(b.x[i], b.y[i], first, parameter, b.upstream[i]);
         if constexpr (Loss::bounded) outside |= !(in_unit(b.x[i]) & in_unit(b.y[i]));
     }
     bad |= outside;
@@ -165,8 +255,9 @@ __attribute__((noinline)) double general_block(const PointwiseArgs& a, int64_t b
 #pragma omp simd
             for (int64_t i = 0; i < n; ++i) b.slope[i] *= b.upstream[i];
         }
+        const float scale = static_cast<float>(a.scale);
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) b.slope[i] *= a.scale;
+        for (int64_t i = 0; i < n; ++i) b.slope[i] *= scale;
         if (mask) {
             // Last, because the factors may be infinite: the scale is where nothing counts.
             for (int64_t i = 0; i < n; ++i) b.slope[i] = mask[i] ? b.slope[i] : 0.0f;
@@ -209,19 +300,20 @@ inline void run_pointwise(const PointwiseArgs& a) {
         int64_t end = begin + kPointwiseChunk < a.n ? begin + kPointwiseChunk : a.n;
         double sum = 0.0;
         int bad = 0;
-        const float p = a.parameter, scale = a.scale;
+        const float p = a.parameter;
+        const double scale = a.scale;
         if (!lean) {
             for (int64_t i = begin; i < end; i += kBlock) {
                 sum += general_block<Loss>(a, i, end - i < kBlock ? end - i : kBlock, bad);
             }
         } else if (what == Lean::value_and_gradient) {
-            sum = lean_block<Loss, Lean::value_and_gradient>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::value_and_gradient>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
         } else if (what == Lean::each_value) {
-            sum = lean_block<Loss, Lean::each_value>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::each_value>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
         } else if (what == Lean::each_gradient) {
-            sum = lean_block<Loss, Lean::each_gradient>(x + begin, y + begin, upstream + begin, out + begin, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::each_gradient>(x + begin, y + begin, upstream + begin, out + begin, end - begin, p, scale, bad);
         } else {
-            sum = lean_block<Loss, Lean::value>(x + begin, y + begin, nullptr, nullptr, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::value>(x + begin, y + begin, nullptr, nullptr, end - begin, p, scale, bad);
         }
         if (a.partial) a.partial[chunk] = sum;
         if (bad) {

@@ -400,8 +400,34 @@ def test_old_contents_of_a_buffer_do_not_matter(case: Case, variant: str) -> Non
             assert_same_bits(again, before)
 
 
+def error_in_steps(got: Tensor, exact: Tensor) -> float:
+    """The largest error in units in the last place of the exact number."""
+    _, exponent = torch.frexp(exact)
+    return ((got.double() - exact).abs() / torch.ldexp(torch.ones_like(exact), exponent - 24)).max().item()
+
+
+def check_elementary_functions() -> None:
+    """Where a loss is nothing but a logarithm or an exponential, on a grid of float32 numbers of every magnitude."""
+    bits = torch.arange(0x2F800000, 0x3F800000, 1021, dtype=torch.int32)
+    p = bits.view(torch.float32)
+    one, zero = torch.ones_like(p), torch.zeros_like(p)
+    wide = p.double()
+    log = F.binary_cross_entropy(p, one, reduction="none", backend="cpu")
+    assert error_in_steps(log, -wide.log()) < 0.9
+    log1m = F.binary_cross_entropy(p, zero, reduction="none", backend="cpu")
+    assert error_in_steps(log1m, -torch.log1p(-wide)) < 0.9
+    x = -17.5 - 69.5 * p
+    exp = F.binary_cross_entropy_with_logits(x, zero, reduction="none", backend="cpu")
+    assert error_in_steps(exp, x.double().exp().log1p()) < 0.9
+    x = -17.5 * p
+    softplus = F.binary_cross_entropy_with_logits(x, zero, reduction="none", backend="cpu")
+    # The error of exp, 0.75 at most, and that of log(1 + y).
+    assert error_in_steps(softplus, x.double().exp().log1p()) < 1.8
+
+
 def check_instruction_set(name: str) -> None:
     """In a process of its own, which was told to use it."""
+    check_elementary_functions()
     assert cpu.description() == f"fused C++ kernel, instruction set {name}"
     check_conversions()
     for case in CASES:
