@@ -123,6 +123,31 @@ LOSSKIT_INLINE void transpose_tile(Vector* tile) {
     }
 }
 
+#ifdef __AVX__
+// Within the halves of the rows first: a shuffle across the halves is slow before AVX-512.
+LOSSKIT_INLINE void transpose_tile(Vector8* tile) {
+    Vector8 zipped[8];
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 8; j += 2) {
+        zipped[j] = __builtin_shufflevector(tile[j], tile[j + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        zipped[j + 1] = __builtin_shufflevector(tile[j], tile[j + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    Vector8 quarters[8];
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) {
+        Vector8 a = zipped[j < 2 ? j : j + 2], b = zipped[j < 2 ? j + 2 : j + 4];
+        // Of rows 0 to 3, or 4 to 7: columns 2 j and 2 j + 1, and below them those that lie four further.
+        quarters[2 * j] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+        quarters[2 * j + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) {
+        tile[j] = __builtin_shufflevector(quarters[j], quarters[j + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        tile[j + 4] = __builtin_shufflevector(quarters[j], quarters[j + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+#endif
+
 // `count` rows of the tile are there; `from` and `to` have the distances between rows.
 template <class Vector>
 LOSSKIT_INLINE void move_tile(const float* from, int64_t from_step, int64_t from_count, float* to, int64_t to_step,
@@ -131,38 +156,51 @@ LOSSKIT_INLINE void move_tile(const float* from, int64_t from_step, int64_t from
     Vector tile[width];
 #pragma GCC unroll 16
     for (int64_t j = 0; j < width; ++j) {
-        if (j < from_count) {
-            std::memcpy(&tile[j], from + j * from_step, sizeof(Vector));
-        } else {
-            tile[j] = Vector{};
-        }
+        Vector row{};
+        if (j < from_count) std::memcpy(&row, from + j * from_step, sizeof(Vector));
+        tile[j] = row;
     }
     transpose_tile(tile);
 #pragma GCC unroll 16
     for (int64_t j = 0; j < width; ++j) {
-        if (j < to_count) std::memcpy(to + j * to_step, &tile[j], sizeof(Vector));
+        Vector row = tile[j];
+        if (j < to_count) std::memcpy(to + j * to_step, &row, sizeof(Vector));
     }
 }
+
+// How many columns the tiles of the `rest` classes after the last whole tile have.
+template <class Vector>
+LOSSKIT_INLINE int64_t columns_of_rest(int64_t rest) {
+    return kWidth<Vector> == 8 && rest <= 4 ? 4 : kWidth<Vector>;
+}
+
 // to[k * stride + i] = from[i * classes + k]
 template <class Vector>
 inline void transpose_in_tiles(const float* from, int64_t room, float* to, int64_t rows, int64_t classes, int64_t stride) {
     constexpr int64_t width = kWidth<Vector>;
-    for (int64_t i = 0; i < rows; i += width) {
-        for (int64_t k = 0; k < classes; k += width) {
-            const float* source = from + i * classes + k;
-            float* target = to + k * stride + i;
-            if (i + width <= rows && (i + width - 1) * classes + k + width <= room) {
-                if (k + width <= classes) {
-                    move_tile<Vector>(source, classes, width, target, stride, width);
-                } else {
-                    move_tile<Vector>(source, classes, width, target, stride, classes - k);
-                }
-            } else {
-                for (int64_t r = 0; r < width && i + r < rows; ++r) {
-                    for (int64_t c = 0; c < width && k + c < classes; ++c) target[c * stride + r] = source[r * classes + c];
-                }
-            }
+    const int64_t whole = classes / width * width, rest = classes - whole;
+    const int64_t columns = columns_of_rest<Vector>(rest);
+    int64_t i = 0;
+    for (; i + width <= rows; i += width) {
+        for (int64_t k = 0; k < whole; k += width) {
+            move_tile<Vector>(from + i * classes + k, classes, width, to + k * stride + i, stride, width);
         }
+        if (rest == 0) continue;
+        const float* source = from + i * classes + whole;
+        float* target = to + whole * stride + i;
+        if ((i + width - 1) * classes + whole + columns > room) {
+            for (int64_t r = 0; r < width; ++r) {
+                for (int64_t c = 0; c < rest; ++c) target[c * stride + r] = source[r * classes + c];
+            }
+        } else if (columns == width) {
+            move_tile<Vector>(source, classes, width, target, stride, rest);
+        } else {
+            move_tile<Vector4>(source, classes, 4, target, stride, rest);
+            move_tile<Vector4>(source + 4 * classes, classes, 4, target + 4, stride, rest);
+        }
+    }
+    for (; i < rows; ++i) {
+        for (int64_t k = 0; k < classes; ++k) to[k * stride + i] = from[i * classes + k];
     }
 }
 
@@ -170,23 +208,29 @@ inline void transpose_in_tiles(const float* from, int64_t room, float* to, int64
 template <class Vector>
 inline void transpose_out_tiles(const float* from, float* to, int64_t room, int64_t rows, int64_t classes, int64_t stride) {
     constexpr int64_t width = kWidth<Vector>;
-    for (int64_t i = 0; i < rows; i += width) {
+    const int64_t whole = classes / width * width, rest = classes - whole;
+    const int64_t columns = columns_of_rest<Vector>(rest);
+    int64_t i = 0;
+    for (; i + width <= rows; i += width) {
         // The last classes first: what they spill is the first classes of the next row.
-        for (int64_t k = (classes - 1) / width * width; k >= 0; k -= width) {
-            const float* source = from + k * stride + i;
-            float* target = to + i * classes + k;
-            if (i + width <= rows && (i + width - 1) * classes + k + width <= room) {
-                if (k + width <= classes) {
-                    move_tile<Vector>(source, stride, width, target, classes, width);
-                } else {
-                    move_tile<Vector>(source, stride, classes - k, target, classes, width);
-                }
-            } else {
-                for (int64_t r = 0; r < width && i + r < rows; ++r) {
-                    for (int64_t c = 0; c < width && k + c < classes; ++c) target[r * classes + c] = source[c * stride + r];
-                }
+        const float* source = from + whole * stride + i;
+        float* target = to + i * classes + whole;
+        if ((i + width - 1) * classes + whole + columns > room) {
+            for (int64_t r = 0; r < width; ++r) {
+                for (int64_t c = 0; c < rest; ++c) target[r * classes + c] = source[c * stride + r];
             }
+        } else if (rest != 0 && columns == width) {
+            move_tile<Vector>(source, stride, rest, target, classes, width);
+        } else if (rest != 0) {
+            move_tile<Vector4>(source, stride, rest, target, classes, 4);
+            move_tile<Vector4>(source + 4, stride, rest, target + 4 * classes, classes, 4);
         }
+        for (int64_t k = 0; k < whole; k += width) {
+            move_tile<Vector>(from + k * stride + i, stride, width, to + i * classes + k, classes, width);
+        }
+    }
+    for (; i < rows; ++i) {
+        for (int64_t k = 0; k < classes; ++k) to[i * classes + k] = from[k * stride + i];
     }
 }
 

@@ -7,7 +7,7 @@
 // B. Rows (classes contiguous): one pass. Each block of 1024 is shifted by its own maximum and its exponentials are
 //    stored where the gradient goes; when the row is known, they are rescaled while they are still in the cache.
 // C. Positions (classes apart, as in images, and rows of few classes after a transpose in the cache): the same for up to
-//    512 samples side by side.
+//    128 samples side by side.
 // D. Negative log-likelihood: no softmax.
 //
 // Chunks of samples are fixed by the shape; each gives one partial sum.
@@ -24,7 +24,7 @@ namespace losskit::LOSSKIT_ISA {
 namespace {
 
 constexpr int64_t kRowBlock = 1024;
-constexpr int64_t kPositions = 512;
+constexpr int64_t kPositions = 128;
 // Rows of fewer classes are transposed: what a row costs once (logarithm, division, sums across a vector, the remainder)
 // is then paid in vectors of rows. From here on the row kernel is as fast.
 constexpr int64_t kFewClasses = 256;
@@ -422,14 +422,17 @@ struct Positions {
     // `share_total` is Σq and `distance` Σ q·(m − x); `counts` is 1 or 0.
     double s[kPositions], apart[kPositions], distance[kPositions], share_total[kPositions];
     // `below` is m − x_t, `of_target` the gradient of the target's class, `target_share` its q under smoothing.
-    float m[kPositions], part[kPositions], below[kPositions], c[kPositions], loss_factor[kPositions], upstream[kPositions],
-        factor[kPositions], of_target[kPositions], target_share[kPositions], ones[kPositions];
+    float m[kPositions], part[kPositions], whole[kPositions], log_s[kPositions], below[kPositions], c[kPositions],
+        loss_factor[kPositions], upstream[kPositions], factor[kPositions], of_target[kPositions], target_share[kPositions],
+        ones[kPositions];
     int32_t target[kPositions], counts[kPositions];
 };
 
 template <class Index>
 inline void gather_targets(const ClassArgs& a, Positions& p, const Index* target, int64_t n) {
     const int64_t ignored = a.ignore_index, classes = a.classes;
+    // Of the next block.
+    prefetch_read(target + n, n * static_cast<int64_t>(sizeof(Index)));
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
         int64_t t = target[i];
@@ -485,9 +488,11 @@ inline void gather_positions(const ClassArgs& a, const Share& share, Positions& 
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
         p.c[i] = p.counts[i] ? keep : 0.0f;
-        p.below[i] = p.m[i] - x[p.target[i] * stride + i];
+        p.target_share[i] = share.uniform;
     }
-    for (int64_t i = 0; i < n; ++i) p.target_share[i] = share.uniform;
+    for (int64_t i = 0; i < n; ++i) p.below[i] = x[p.target[i] * stride + i];
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) p.below[i] = p.counts[i] ? p.m[i] - p.below[i] : 0.0f;
     if (a.weight) {
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
@@ -509,7 +514,8 @@ LOSSKIT_INLINE void prefetch_next(const ClassArgs& a, const Place& place, int64_
     const int64_t offset = (place.at + (a.inner == 1 ? a.classes * n + k * n : k * place.k_step + n)) * size;
     const char* from = static_cast<const char*>(a.input) + offset;
     for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(from + i, 0, 2);
-    if (!a.grad) return;
+    // Classes far apart are asked for when their gradient is about to be written: as much again would push out these.
+    if (!a.grad || a.inner != 1) return;
     const char* to = static_cast<const char*>(a.grad) + offset;
     for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(to + i, 1, 2);
 }
@@ -533,6 +539,14 @@ inline void sum_apart(Positions& p, const float* exps, int64_t stride, int64_t c
     }
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) p.s[i] = p.s[i] < kSure ? p.apart[i] : p.s[i];
+}
+
+// log s of a sum s of exponentials of which one is 1, from s and from s − 1, which keeps the digits of the rest.
+LOSSKIT_INLINE float log_of_sum(float rest, float s) {
+    int32_t exponent = exponent_of(s);
+    float f = divide_by_power(s, exponent) - 1.0f;
+    float result = log_reduced(exponent == 0 ? rest : f, static_cast<float>(exponent));
+    return s == s ? result : s;
 }
 
 // `q` is laid out as `x`, and unused unless the shares are per element. p.m holds the maxima. Returns the sum of the losses
@@ -579,57 +593,66 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
     int64_t sure = 0;
     for (int64_t i = 0; i < n; ++i) sure += p.s[i] < kSure;
     if (sure) sum_apart(p, x, stride, classes, n);
-    double sum = 0.0;
-    int64_t undefined = 0;
-    // Apart from the loop below, which would not vectorise with them inside.
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) p.part[i] = static_cast<float>(p.s[i] - 1.0);
+    int32_t undefined = 0;
+    // Numbers of one width in each loop: a mixture costs more in conversions than another pass over a block.
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
-        float near = log1p_unit(p.part[i]), far = log_nonnegative(static_cast<float>(p.s[i]));
-        p.part[i] = p.part[i] <= 1.0f ? near : far;
+        p.part[i] = static_cast<float>(p.s[i] - 1.0);
+        p.whole[i] = static_cast<float>(p.s[i]);
     }
+#pragma omp simd reduction(+ : undefined)
+    for (int64_t i = 0; i < n; ++i) undefined += (p.counts[i] == 0) & !(p.part[i] == p.part[i]);
+    if (undefined) {
+        // NaN in a sample that does not count, times its factor 0.
+        for (int64_t i = 0; i < n; ++i) {
+            if (p.counts[i]) continue;
+            p.s[i] = p.whole[i] = 1.0f;
+            p.part[i] = 0.0f;
+            for (int64_t k = 0; k < classes; ++k) x[k * stride + i] = 0.0f;
+        }
+    }
+    if constexpr (kShares != Shares::none) {
+        for (int64_t i = 0; i < n; ++i) {
+            if (!p.counts[i]) p.distance[i] = p.share_total[i] = 0.0;
+        }
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) p.log_s[i] = log_of_sum(p.part[i], p.whole[i]);
     if (a.kind == Targets::indices) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) p.of_target[i] = x[p.target[i] * stride + i];
+        for (int64_t i = 0; i < n; ++i) {
+            // As the sum has it: from the same numbers in the same steps.
+            p.of_target[i] = exp_nonpositive(-p.below[i]);
+            p.below[i] = (p.c[i] == 0.0f) & (p.below[i] == kInfinity) ? 0.0f : p.below[i];
+        }
     }
-#pragma omp simd reduction(+ : sum, undefined)
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < n; ++i) {
-        double log_s = p.part[i];
-        double of_target = static_cast<double>(p.c[i]) * p.below[i];
-        double loss = (p.c[i] == 0.0f) & (p.below[i] == kInfinity) ? 0.0 : of_target;
+        double loss = static_cast<double>(p.c[i]) * p.below[i];
         double total = p.c[i];
         if constexpr (kShares != Shares::none) {
             total += kShares == Shares::per_element ? p.share_total[i] : every_total;
             loss += p.distance[i];
         }
-        double weighted = (loss + total * log_s) * p.loss_factor[i];
-        weighted = p.counts[i] ? weighted : 0.0;
+        double weighted = (loss + total * p.log_s[i]) * p.loss_factor[i];
         p.part[i] = static_cast<float>(weighted);
         sum += weighted;
-        double per_unit = total / p.s[i];
-        p.factor[i] = static_cast<float>(per_unit * p.upstream[i]);
+        double per_unit = total / p.s[i] * p.upstream[i];
+        p.factor[i] = static_cast<float>(per_unit);
         if constexpr (kShares != Shares::per_element) {
             // p − 1 cancels where the model is right, so in double.
             double taken = p.c[i];
             if constexpr (kShares == Shares::per_class) taken += p.target_share[i];
-            p.of_target[i] = static_cast<float>(per_unit * p.upstream[i] * p.of_target[i] - taken * p.upstream[i]);
-        }
-        undefined += (p.counts[i] == 0) & !(p.s[i] == p.s[i]);
-    }
-    if (undefined && a.grad) {
-        // NaN in a sample that does not count times its factor 0.
-        for (int64_t i = 0; i < n; ++i) {
-            if (p.counts[i]) continue;
-            p.factor[i] = 0.0f;
-            for (int64_t k = 0; k < classes; ++k) x[k * stride + i] = 0.0f;
+            p.of_target[i] = static_cast<float>(per_unit * p.of_target[i] - taken * p.upstream[i]);
         }
     }
     return sum;
 }
 
-// The gradient of class k from its exponentials. For samples that do not count q may be NaN, and so may its product with 0.
-template <class T, Shares kShares>
+// The gradient of class k from its exponentials, but for the target's where `kTarget` is false. For samples that do not
+// count q may be NaN, and so may its product with 0.
+template <class T, Shares kShares, bool kTarget>
 inline void finish_class(const Positions& p, const float* e, const float* q, float every, int64_t k, T* grad, int64_t n) {
     const int32_t own = static_cast<int32_t>(k);
 #pragma omp simd
@@ -639,8 +662,9 @@ inline void finish_class(const Positions& p, const float* e, const float* q, flo
         if constexpr (kShares == Shares::per_element) {
             float taken = q[i] * p.upstream[i];
             g = p.counts[i] ? g - taken : 0.0f;
-        } else {
-            g = (p.target[i] == own) & (p.counts[i] != 0) ? p.of_target[i] : g;
+        } else if constexpr (kTarget) {
+            // 0 for a sample that does not count.
+            g = p.target[i] == own ? p.of_target[i] : g;
         }
         store(grad + i, g);
     }
@@ -723,9 +747,11 @@ inline void softmax_blocks(const ClassArgs& a) {
             const float every = share.uniform * weight_of(a, k);
             float* e = x + k * stride;
             if (rows) {
-                finish_class<float, kShares>(p, e, q + k * stride, every, k, e, n);
+                finish_class<float, kShares, false>(p, e, q + k * stride, every, k, e, n);
             } else {
-                finish_class<T, kShares>(p, e, q + k * stride, every, k, grad + k * place.k_step, n);
+                constexpr int64_t kAhead = 3;
+                if (k + kAhead < classes) prefetch_write(grad + (k + kAhead) * place.k_step, n * static_cast<int64_t>(sizeof(T)));
+                finish_class<T, kShares, true>(p, e, q + k * stride, every, k, grad + k * place.k_step, n);
             }
         }
         if (rows && a.dtype == DType::float32) {
@@ -733,6 +759,10 @@ inline void softmax_blocks(const ClassArgs& a) {
         } else if (rows) {
             transpose_out(x, linear, n * classes + kTileRoom, n, classes, stride);
             store_any(linear, a.grad, a.dtype, place.at, n * classes);
+        }
+        if (rows && kShares != Shares::per_element) {
+            // A choice in every class would cost more than this: the block is still in the cache.
+            for (int64_t i = 0; i < n; ++i) store(grad + i * classes + p.target[i], p.of_target[i]);
         }
     });
 }
