@@ -117,7 +117,12 @@ int64_t fused_chunks(const FusedArgs& a) {
 void fused(const FusedArgs& a) {
     switch (a.loss) {
         case Fused::soft_margin: return run_fused_elements<SoftMargin>(a);
-        default: return fused_rows(a);
+        case Fused::multi_margin: return run_fused_rows<MultiMargin>(a);
+        case Fused::multilabel_margin: return run_fused_rows<MultilabelMargin>(a);
+        case Fused::multilabel_soft_margin: return run_fused_rows<MultilabelSoftMargin>(a);
+        case Fused::cosine_embedding: return run_fused_rows<CosineEmbedding>(a);
+        case Fused::triplet_margin: return run_fused_rows<TripletMargin>(a);
+        default: return;
     }
 }
 
