@@ -12,7 +12,7 @@ class LossInfo:
     # The function in losskit.functional and the class in losskit.
     name: str
     module: str
-    # "regression", "classification" or "multi-label classification".
+    # "regression", "classification", "multi-label classification" or "embedding".
     task: str
     formula: str
     # What input and target hold.
@@ -54,6 +54,19 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("binary_cross_entropy", "cross_entropy"),
         source="negative log-likelihood of a Bernoulli variable",
+    ),
+    LossInfo(
+        name="cosine_embedding_loss",
+        module="CosineEmbeddingLoss",
+        task="embedding",
+        formula="1 − cos(x₁, x₂) where y = 1, max(0, cos(x₁, x₂) − margin) where y = −1",
+        input="two vectors (N, D)",
+        target="−1 or 1, one per pair",
+        range="[0, 2]",
+        unit="none",
+        mean_over="pairs",
+        relatives=("triplet_margin_loss",),
+        source="cosine similarity as a score of pairs: Bromley et al. 1993",
     ),
     LossInfo(
         name="cross_entropy",
@@ -108,6 +121,45 @@ LOSSES: tuple[LossInfo, ...] = (
         source="Legendre 1805: its minimum is the mean",
     ),
     LossInfo(
+        name="multi_margin_loss",
+        module="MultiMarginLoss",
+        task="classification",
+        formula="w_t/C·Σ_{c ≠ t} max(0, margin − x_t + x_c)^p",
+        input="scores (N, C)",
+        target="class indices in [0, C)",
+        range="[0, ∞)",
+        unit="score units to the power p",
+        mean_over="samples, also with weight",
+        relatives=("cross_entropy", "multilabel_margin_loss"),
+        source="Weston & Watkins 1999",
+    ),
+    LossInfo(
+        name="multilabel_margin_loss",
+        module="MultiLabelMarginLoss",
+        task="multi-label classification",
+        formula="1/C·Σ_{t in y} Σ_{c not in y} max(0, 1 − x_t + x_c)",
+        input="scores (N, C)",
+        target="lists of class indices that end before a −1, shape of input",
+        range="[0, ∞)",
+        unit="score units",
+        mean_over="samples",
+        relatives=("multi_margin_loss", "multilabel_soft_margin_loss"),
+        source="Elisseeff & Weston 2001: pairs of a label and a class that is none",
+    ),
+    LossInfo(
+        name="multilabel_soft_margin_loss",
+        module="MultiLabelSoftMarginLoss",
+        task="multi-label classification",
+        formula="1/C·Σ_c w_c·(−y_c·log σ(x_c) − (1 − y_c)·log σ(−x_c))",
+        input="scores (…, C)",
+        target="[0, 1], shape of input",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="rows, also with weight",
+        relatives=("binary_cross_entropy_with_logits", "multilabel_margin_loss"),
+        source="negative log-likelihood of independent Bernoulli variables",
+    ),
+    LossInfo(
         name="nll_loss",
         module="NLLLoss",
         task="classification",
@@ -145,6 +197,32 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("binary_cross_entropy_with_logits",),
         source="logistic regression with labels of −1 and 1",
+    ),
+    LossInfo(
+        name="triplet_margin_loss",
+        module="TripletMarginLoss",
+        task="embedding",
+        formula="max(0, margin + ‖a − p + eps‖ − ‖a − n + eps‖)",
+        input="anchor, positive and negative vectors (…, D)",
+        target="none: the vectors say it",
+        range="[0, ∞)",
+        unit="units of the vectors",
+        mean_over="triplets",
+        relatives=("triplet_margin_with_distance_loss", "cosine_embedding_loss"),
+        source="Balntas et al. 2016",
+    ),
+    LossInfo(
+        name="triplet_margin_with_distance_loss",
+        module="TripletMarginWithDistanceLoss",
+        task="embedding",
+        formula="max(0, margin + d(a, p) − d(a, n))",
+        input="anchor, positive and negative, as d takes them",
+        target="none: the vectors say it",
+        range="[0, ∞)",
+        unit="units of the distance",
+        mean_over="triplets",
+        relatives=("triplet_margin_loss",),
+        source="Balntas et al. 2016",
     ),
 )
 

@@ -55,6 +55,23 @@ def check_number(function: str, name: str, value: object) -> None:
         raise LosskitTypeError(f"{function}: {name} must be a number, got {type(value).__name__}.")
 
 
+def check_tensors(function: str, **tensors: object) -> None:
+    for name, tensor in tensors.items():
+        check_tensor(function, name, tensor)
+
+
+def check_bool(function: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise LosskitTypeError(f"{function}: {name} must be a bool, got {type(value).__name__}.")
+
+
+def check_positive_margin(function: str, margin: object) -> None:
+    check_number(function, "margin", margin)
+    value: float = margin  # type: ignore[assignment]  # check_number has seen that it is a number
+    if value <= 0:
+        raise LosskitValueError(f"{function}: margin must be greater than 0, got {value:g}.")
+
+
 def check_devices(function: str, **tensors: Tensor | None) -> None:
     """All on the device of the first, a 0-dim tensor excepted where torch takes one from the CPU."""
     given = [(name, tensor) for name, tensor in tensors.items() if tensor is not None]
@@ -402,6 +419,32 @@ def check_ignore_index(function: str, ignore_index: int) -> None:
         raise LosskitRuntimeError(f"{function}: ignore_index must fit 64 bits, got {ignore_index}.")
 
 
+def check_range(function: str, target: Tensor, lowest: int, classes: int) -> None:
+    """Every class index lies in [lowest, classes). A RuntimeError, which is what torch raises for the margin losses."""
+    if not is_plain(target) or target.numel() == 0:
+        return
+    outside = (target < lowest) | (target >= classes)
+    found = int(outside.sum())
+    if not found:
+        return
+    first = [int(place) for place in outside.nonzero()[0]]
+    at = "" if not first else f" at index {first[0]}" if len(first) == 1 else f" at row {first[0]}, place {first[1]}"
+    low, high = int(target.min()), int(target.max())
+    seen = f"min={low}, max={high}"
+    listed = sorted(set(target[outside].tolist()))
+    if low >= 1 and high == classes:
+        cause = f"{seen}=C: these labels look 1-based."
+    elif len(listed) == 1 and listed[0] < 0 and lowest == 0:
+        cause = f"{seen}: if {listed[0]} marks samples to leave out: mask=(target != {listed[0]})?"
+    else:
+        cause = f"{seen}: {classes} is the number of classes in input."
+    shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
+    raise LosskitRuntimeError(
+        f"{function}: {found} of {target.numel()} targets lie outside [{lowest}, {classes}): {{{shown}}}"
+        f"{', first' + at if at else ''}. {cause}"
+    )
+
+
 def check_class_range(function: str, target: Tensor, classes: int, counts: Tensor) -> None:
     """Every index that counts lies in [0, classes)."""
     if not is_plain(target) or target.numel() == 0:
@@ -433,3 +476,99 @@ def _likely_cause(low: int, high: int, classes: int, wrong: list[int]) -> str:
     if len(wrong) == 1 and wrong[0] < 0:
         return f"{seen}: if {wrong[0]} marks samples to leave out: ignore_index={wrong[0]}?"
     return f"{seen}: {classes} is the size of the class dimension of input."
+
+
+def check_int64(function: str, target: Tensor) -> None:
+    if target.dtype != torch.int64:
+        raise LosskitRuntimeError(
+            f"{function}: target must hold class indices of dtype int64, got {dtype_of(target)}: target.long()?"
+        )
+
+
+def check_row_of_scores(function: str, input: Tensor) -> None:
+    """(N, C), (C) or, of one class, ()."""
+    if input.ndim > 2 or (input.ndim > 0 and input.shape[-1] == 0):
+        raise LosskitRuntimeError(
+            f"{function}: input must have the shape (N, C) or (C) with at least one class, got {shape_of(input)}."
+        )
+
+
+def check_index_per_row(function: str, input: Tensor, target: Tensor) -> None:
+    rows = input.shape[0] if input.ndim == 2 else 1
+    if target.ndim > 1 or target.numel() != rows:
+        expected = f"({rows},)" if input.ndim == 2 else "() or (1,)"
+        fix = ": target.flatten()?" if target.numel() == rows else "."
+        raise LosskitRuntimeError(
+            f"{function}: input {shape_of(input)} takes a class index per row, target of shape {expected}, got "
+            f"{shape_of(target)}{fix}"
+        )
+
+
+def check_list_per_row(function: str, input: Tensor, target: Tensor) -> None:
+    single = input.ndim < 2 and target.ndim < 2 and input.numel() == target.numel()
+    if not single and input.shape != target.shape:
+        raise LosskitRuntimeError(
+            f"{function}: target must have the shape of input, {shape_of(input)}, a list of classes per row that ends "
+            f"before a -1, got {shape_of(target)}."
+        )
+
+
+def check_one_weight_per_class(function: str, weight: Tensor | None, input: Tensor) -> None:
+    """For the losses without a gradient by their weight, of class indices."""
+    if weight is None:
+        return
+    if weight.ndim != 1:
+        raise LosskitValueError(f"{function}: weight must be one-dimensional, got shape {shape_of(weight)}.")
+    check_class_weight(function, weight, input.shape[-1] if input.ndim else 1)
+    check_weight_dtype(function, weight, input)
+
+
+def check_one_sign_per_pair(function: str, input1: Tensor, input2: Tensor, target: Tensor) -> None:
+    if target.ndim > 1:
+        raise LosskitRuntimeError(
+            f"{function}: target must hold one sign per pair of vectors, shape (N,) or (), got {shape_of(target)}."
+        )
+    if input1.ndim != target.ndim + 1 or input2.ndim != target.ndim + 1:
+        expected = "(N, D)" if target.ndim else "(D)"
+        raise LosskitRuntimeError(
+            f"{function}: a target of shape {shape_of(target)} takes inputs of shape {expected}, got "
+            f"{shape_of(input1)} and {shape_of(input2)}."
+        )
+
+
+def common_shape(function: str, **tensors: Tensor | None) -> torch.Size:
+    """To which these tensors broadcast."""
+    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    try:
+        return torch.Size(torch.broadcast_shapes(*(tensor.shape for tensor in given.values())))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {shape_of(tensor)}" for name, tensor in given.items())
+        raise LosskitRuntimeError(f"{function}: {shapes} do not broadcast.") from None
+
+
+def check_same_dims(function: str, **tensors: Tensor) -> None:
+    dims = [tensor.ndim for tensor in tensors.values()]
+    if any(ndim != dims[0] for ndim in dims):
+        names = list(tensors)
+        raise LosskitRuntimeError(
+            f"{function}: {', '.join(names[:-1])} and {names[-1]} must have the same number of dimensions, got shapes "
+            f"{', '.join(map(shape_of, tensors.values()))}."
+        )
+
+
+def shape_of_rows(function: str, *pairs: tuple[tuple[str, torch.Size], tuple[str, torch.Size]]) -> torch.Size:
+    """The shape of one value per row, of pairs of named shapes that broadcast; the rows broadcast between the pairs."""
+    rows = []
+    for (first_name, first), (second_name, second) in pairs:
+        try:
+            rows.append(torch.broadcast_shapes(first, second)[:-1])
+        except RuntimeError:
+            raise LosskitRuntimeError(
+                f"{function}: {second_name} must have the shape of {first_name}, {tuple(first)}, got {tuple(second)}, "
+                "and the two do not broadcast."
+            ) from None
+    try:
+        return torch.Size(torch.broadcast_shapes(*rows))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in dict(sum(pairs, ())).items())
+        raise LosskitRuntimeError(f"{function}: the rows of {shapes} do not broadcast.") from None

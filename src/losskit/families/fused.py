@@ -116,17 +116,18 @@ def kernel_obstacle(call: FusedCall, tensors: tuple[Tensor, ...]) -> str | None:
     reason = obstacle(*tensors, reduction.mask, *factors)
     if reason is not None:
         return reason
-    numbers = [tensor for tensor in tensors if tensor.is_floating_point()]
+    # The rest are class indices.
+    numbers = [tensor for tensor in tensors if tensor.dtype != torch.int64]
     if numbers[0].dtype not in cpu.DTYPES or any(tensor.dtype != numbers[0].dtype for tensor in numbers):
         return (
             "the kernel takes float32, bfloat16 or float16, the same for each tensor, not "
             f"{' and '.join(inputs.dtype_of(tensor) for tensor in numbers)}"
         )
-    for tensor in tensors:
-        if tensor.shape not in (tensors[0].shape, reduction.shape):
-            return "the tensors have different shapes"
-        if not tensor.is_floating_point() and tensor.dtype != torch.int64:
-            return f"a tensor is {inputs.dtype_of(tensor)}"
+    whole = tensors[0].shape
+    if (whole[:-1] if call.rows else whole) != reduction.shape or (call.rows and not whole):
+        return "the tensors have different shapes"
+    if any(tensor.shape not in (whole, reduction.shape) for tensor in tensors):
+        return "the tensors have different shapes"
     if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):
         return "a weight is float64"
     if torch.is_grad_enabled():

@@ -19,7 +19,7 @@ def soft_margin_loss(input: Tensor, target: Tensor) -> Tensor:
 def multi_margin_loss(input: Tensor, target: Tensor, p: int, margin: float, weight: Tensor | None) -> Tensor:
     """w[t]/C·Σ_{c ≠ t} max(0, margin − x_t + x_c)^p of (…, C) and (…), for class indices within range.
 
-    (Crammer & Singer 2001 take the largest term, Weston & Watkins 1999 the sum, as here.) The derivative of max(0, z) at
+    Weston & Watkins 1999 take the sum, as here; Crammer & Singer 2001 the largest term. The derivative of max(0, z) at
     0 is 0.
     """
     index = target.unsqueeze(-1)
@@ -34,7 +34,8 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int, margin: float, weig
 def multilabel_margin_loss(input: Tensor, target: Tensor) -> Tensor:
     """1/C·Σ_{t in the list} Σ_{c not in it} max(0, 1 − x_t + x_c) of (…, C) and lists (…, K) that end before a −1.
 
-    All numbers of a list lie in [−1, C); one that stands in it twice counts twice. The derivative of max(0, z) at 0 is 0.
+    All numbers of a list lie in [−1, C); one that stands in it twice counts twice. The derivative of max(0, z) at 0
+    is 0.
     """
     listed = (target >= 0).long().cumprod(-1).bool()
     index = target.masked_fill(~listed, 0)
@@ -45,7 +46,7 @@ def multilabel_margin_loss(input: Tensor, target: Tensor) -> Tensor:
     return excess.masked_fill(~counts, 0).sum((-2, -1)) / input.shape[-1]
 
 
-def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    """1/C·Σ_c w_c·(−y_c·log σ(x_c) − (1 − y_c)·log σ(−x_c)): the mean of binary cross entropy over the last axis."""
+def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None, classes: int) -> Tensor:
+    """1/C·Σ_c w_c·(−y_c·log σ(x_c) − (1 − y_c)·log σ(−x_c)): binary cross entropies along the last axis."""
     losses = binary_cross_entropy_with_logits(input, target, None)
-    return (losses if weight is None else losses * weight).mean(-1)
+    return (losses if weight is None else losses * weight).sum(-1) / classes
