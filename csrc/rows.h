@@ -306,10 +306,13 @@ struct MultilabelSoftMargin {
     }
 };
 
-// out = a·x + b·y
-__attribute__((noinline)) void combine(const float* x, const float* y, float a, float b, float* out, int64_t n) {
+// out = a·x + b·y, in double: where x and y point the same way, as trained vectors do, the two terms cancel.
+__attribute__((noinline)) void combine(const float* x, const float* y, double a, double b, float* out, int64_t n) {
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) out[i] = a * x[i] + b * y[i];
+    for (int64_t i = 0; i < n; ++i) {
+        const double u = x[i], v = y[i];
+        out[i] = static_cast<float>(a * u + b * v);
+    }
 }
 
 // 1 − cos(x, y) for a target of 1, max(0, cos(x, y) − margin) for −1, 0 for any other
@@ -355,8 +358,7 @@ struct CosineEmbedding {
             return 0.0;
         }
         const double slope = same ? -factor : factor;
-        const float cross = static_cast<float>(slope / length);
-        const float along_x = static_cast<float>(-slope * cosine / xx), along_y = static_cast<float>(-slope * cosine / yy);
+        const double cross = slope / length, along_x = -slope * cosine / xx, along_y = -slope * cosine / yy;
         r.for_blocks([&](int64_t begin, int64_t n) {
             if (!r.a.grads[0] && !r.a.grads[1]) return;
             const float* x = r.read(0, begin, n);

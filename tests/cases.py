@@ -1,5 +1,6 @@
 """The one list of losses that the tests run over. A new loss joins by an entry in `CASES`."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ import losskit
 from losskit import functional
 
 Function = Callable[..., Tensor]
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ class Case:
     classes: bool = False
     # Whether there is a loss per row, along the last axis.
     rows: bool = False
+    # Whether the input is a row or a matrix of rows, and no more.
+    matrix: bool = False
+    # Whether torch's own class takes float16 and bfloat16; `torch_function` here does in any case.
+    halves_in_torch: bool = True
+    # torch's function, or a form that has second derivatives where torch's has none.
+    twice: Function | None = None
     # In the first tensor.
     convex: bool = True
     # Whether no loss is below 0.
@@ -124,6 +132,8 @@ class Case:
     any_input: bool = True
 
     def make(self, variant: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Call:
+        if self.matrix and len(shape) > 2:
+            shape = (torch.Size(shape[:-1]).numel(), shape[-1])
         return self.variants[variant](shape, dtype, torch.Generator().manual_seed(seed))
 
     def loss_shape(self, call: Call) -> torch.Size:
@@ -139,6 +149,18 @@ class Case:
         if values.ndim == tensor.ndim:
             return values
         return values.unsqueeze(-1 if self.rows else 1).expand(tensor.shape)
+
+    def floor(self, call: Call, grad_output: Tensor) -> float:
+        """A scale that no gradient by the input goes below.
+
+        Of one class, or of vectors of one number, the gradient is 0, left over from terms of the size of grad_output.
+        """
+        one = self.classes and call.input.shape[:2][-1] == 1
+        single = self.name == "cosine_embedding_loss" and call.input.shape[-1] == 1
+        if not (one or single) or not grad_output.numel():
+            return 0.0
+        size = float(call.input.detach().abs().min()) if single else 1.0
+        return float(grad_output.abs().max()) / size
 
     def differentiable(self, call: Call) -> tuple[int, ...]:
         return tuple(place for place in self.gradients if call.tensors[place].is_floating_point())
@@ -214,6 +236,86 @@ def _classes(
     return make
 
 
+def _multi_margin(*, weight: bool = False, **kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        target = torch.randint(0, shape[-1], shape[:-1], generator=generator)
+        extra = {"weight": _uniform(shape[-1:], dtype, generator, 0.1, 2.0)} if weight else {}
+        return Call(_normal(shape, dtype, generator), target, {**kwargs, **extra})
+
+    return make
+
+
+def _multilabel(*, repeated: bool = False) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        """Lists of up to four classes, with a −1 and then anything behind them; one list is empty."""
+        classes = shape[-1]
+        target = torch.randint(-1, classes, shape, generator=generator).reshape(-1, classes)
+        for row, entries in enumerate(target):
+            count = min(classes, 1 + (row + 3) % 4 if row != 1 else 0)
+            if not repeated:
+                entries[:count] = torch.randperm(classes, generator=generator)[:count]
+            else:
+                entries[:count] = torch.randint(0, min(classes, 2), (count,), generator=generator)
+            entries[count : count + 1] = -1
+        return Call(_normal(shape, dtype, generator), target.reshape(shape))
+
+    return make
+
+
+def _multilabel_soft(*, weight: bool = False) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        extra = {"weight": _uniform(shape[-1:], dtype, generator, 0.1, 2.0)} if weight else {}
+        return Call(_normal(shape, dtype, generator), _uniform(shape, dtype, generator), extra)
+
+    return make
+
+
+def _signed_pair(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        sign = torch.randint(0, 2, shape[:-1], generator=generator).to(dtype) * 2 - 1
+        # Towards each other, so that few of the cosines lie below the margin.
+        common = _normal(shape, torch.float64, generator)
+        input1, input2 = (common + _normal(shape, torch.float64, generator, 1.0) for _ in range(2))
+        return Call(input1.to(dtype), input2.to(dtype), {**kwargs, "target": sign}, third="target")
+
+    return make
+
+
+def _triplet(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        anchor, positive, negative = (_normal(shape, dtype, generator) for _ in range(3))
+        return Call(anchor, positive, {**kwargs, "negative": negative}, third="negative")
+
+    return make
+
+
+def _in_float32(function: Function) -> Function:
+    """torch's function, also for float16 and bfloat16, which it does not take on the CPU: through float32.
+
+    And with the mean of an empty batch, which is whatever stood in memory there.
+    """
+
+    @functools.wraps(function)
+    def widened(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if input.numel() == 0 and kwargs.get("reduction", "mean") == "mean":
+            return input.mean()
+        if input.dtype not in HALVES:
+            return function(input, target, *args, **kwargs)
+        wide = {name: value.float() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+        rest = [value.float() if isinstance(value, Tensor) else value for value in args]
+        return function(input.float(), target, *rest, **wide).to(input.dtype)
+
+    return widened
+
+
+def _by_textbook(textbook: Callable[..., tuple[Tensor, Tensor]]) -> Function:
+    def reduced(*args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
+        return oracles.reduced(textbook(*args, **kwargs), reduction)
+
+    return reduced
+
+
+_ROW_SHAPES = ((6, 5), (5,), (1, 1), (3, 1), (63, 507), (2, 1025), (130, 7), (0, 4))
 _POINTWISE_SHAPES = ((4, 5), (), (1,), (63,), (507,), (2, 3, 4, 5), (1025,), (0,), (3, 0))
 _CLASS_SHAPES = (
     (6, 5),
@@ -231,11 +333,11 @@ _CLASS_SHAPES = (
 
 
 def _case(name: str, class_name: str, **others: Any) -> Case:
+    others.setdefault("torch_function", getattr(torch.nn.functional, name))
     return Case(
         name=name,
         function=getattr(functional, name),
         module=getattr(losskit, class_name),
-        torch_function=getattr(torch.nn.functional, name),
         torch_module=getattr(torch.nn, class_name),
         textbook=getattr(oracles, name),
         **others,
@@ -321,6 +423,69 @@ CASES = (
         classes=True,
     ),
     _case(
+        "multi_margin_loss",
+        "MultiMarginLoss",
+        torch_function=_in_float32(torch.nn.functional.multi_margin_loss),
+        variants={
+            "plain": _multi_margin(),
+            "squared": _multi_margin(p=2, margin=0.75),
+            "weight": _multi_margin(weight=True),
+            "all": _multi_margin(weight=True, p=2, margin=2.5),
+        },
+        shapes=_ROW_SHAPES,
+        gradients=(0,),
+        rows=True,
+        matrix=True,
+        halves_in_torch=False,
+        twice=_by_textbook(oracles.multi_margin_loss),
+    ),
+    _case(
+        "multilabel_margin_loss",
+        "MultiLabelMarginLoss",
+        torch_function=_in_float32(torch.nn.functional.multilabel_margin_loss),
+        variants={"plain": _multilabel(), "repeated": _multilabel(repeated=True)},
+        shapes=_ROW_SHAPES,
+        gradients=(0,),
+        rows=True,
+        matrix=True,
+        halves_in_torch=False,
+        twice=_by_textbook(oracles.multilabel_margin_loss),
+    ),
+    _case(
+        "multilabel_soft_margin_loss",
+        "MultiLabelSoftMarginLoss",
+        variants={"plain": _multilabel_soft(), "weight": _multilabel_soft(weight=True)},
+        shapes=(*_ROW_SHAPES, (2, 3, 4), (2, 0, 3), (3, 0)),
+        gradients=(0, 1),
+        rows=True,
+    ),
+    _case(
+        "cosine_embedding_loss",
+        "CosineEmbeddingLoss",
+        variants={"plain": _signed_pair(), "margin": _signed_pair(margin=0.25)},
+        shapes=(*_ROW_SHAPES, (3, 0)),
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
+        rows=True,
+        matrix=True,
+        convex=False,
+    ),
+    _case(
+        "triplet_margin_loss",
+        "TripletMarginLoss",
+        variants={
+            "plain": _triplet(),
+            "swap": _triplet(swap=True, margin=2.5),
+            "sum of distances": _triplet(p=1, margin=1.5, eps=1e-3),
+            "all": _triplet(p=1, margin=0.5, eps=1e-3, swap=True),
+        },
+        shapes=(*_ROW_SHAPES, (2, 3, 4), (2, 0, 3), (3, 0)),
+        gradients=(0, 1, 2),
+        kernel_gradients=(0, 1, 2),
+        rows=True,
+        convex=False,
+    ),
+    _case(
         "nll_loss",
         "NLLLoss",
         variants={
@@ -335,9 +500,13 @@ CASES = (
     ),
 )
 
+# What has no entry in the list, and why.
+WITHOUT_CASE = {
+    "triplet_margin_with_distance_loss": "it takes a function and has no kernel; tests/test_embedding.py is its own",
+}
+
 BY_NAME = {case.name: case for case in CASES}
 REDUCTIONS = ("none", "mean", "sum")
-HALVES = (torch.bfloat16, torch.float16)
 KERNEL_DTYPES = (torch.float32, *HALVES)
 
 

@@ -32,6 +32,11 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "ignore_index": 2},
         {"label_smoothing": 0.2},
     ],
+    "multi_margin_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "p": 2, "margin": 0.5}],
+    "multilabel_margin_loss": [{}],
+    "multilabel_soft_margin_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0])}],
+    "cosine_embedding_loss": [{}, {"margin": 0.5}],
+    "triplet_margin_loss": [{}, {"margin": 2.5, "p": 1.0, "eps": 1e-3, "swap": True}, {"p": 3.0}],
     "nll_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "ignore_index": 2}],
 }
 
@@ -110,8 +115,18 @@ class TestLikeTorch:
             "binary_cross_entropy_with_logits": ("weight", "size_average", "reduce", "reduction", "pos_weight"),
             "cross_entropy": ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"),
             "nll_loss": ("weight", "size_average", "ignore_index", "reduce", "reduction"),
+            "multi_margin_loss": ("p", "margin", "weight", "size_average", "reduce", "reduction"),
+            "multilabel_margin_loss": ("size_average", "reduce", "reduction"),
+            "multilabel_soft_margin_loss": ("weight", "size_average", "reduce", "reduction"),
+            "cosine_embedding_loss": ("margin", "size_average", "reduce", "reduction"),
+            "triplet_margin_loss": ("margin", "p", "eps", "swap", "size_average", "reduce", "reduction"),
         }[case.name]
         defaults = {"beta": 1.0, "delta": 1.0, "ignore_index": -100, "label_smoothing": 0.0}
+        if not case.symmetric:
+            # Of the losses of margins; the others have none of these names.
+            margin = 0.0 if case.name == "cosine_embedding_loss" else 1.0
+            p: float = 1 if case.name == "multi_margin_loss" else 2.0
+            defaults |= {"margin": margin, "p": p, "eps": 1e-6, "swap": False}
         given = {**defaults, **kwargs, "reduction": reduction}
         ours = case.module(*(given.get(name) for name in order))
         assert repr(ours) == repr(theirs)
@@ -131,6 +146,11 @@ def test_functions_take_positions_in_torch_order(case: Case) -> None:
         "binary_cross_entropy_with_logits": (weight, None, None, "sum", torch.rand(5)),
         "cross_entropy": (weight, None, 1, None, "sum", 0.2),
         "nll_loss": (weight, None, 1, None, "sum"),
+        "multi_margin_loss": (2, 0.5, torch.rand(5), None, None, "sum"),
+        "multilabel_margin_loss": (None, None, "sum"),
+        "multilabel_soft_margin_loss": (torch.rand(5), None, None, "sum"),
+        "cosine_embedding_loss": (0.25, None, None, "sum"),
+        "triplet_margin_loss": (2.5, 1.0, 1e-3, True, None, None, "sum"),
     }
     arguments = positions[case.name]
     ours = case.function(*call.tensors, *arguments)

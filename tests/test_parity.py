@@ -30,7 +30,10 @@ OPS_AND_DTYPES = [
 
 def test_every_loss_is_in_the_data() -> None:
     assert set(OPS) == set(BY_NAME)
-    assert all(case.torch_module in MODULES for case in CASES)
+    assert {case.name for case in CASES if case.torch_module not in MODULES} == {
+        # torch has samples of the function alone.
+        "triplet_margin_loss"
+    }
 
 
 def as_call(case: Case, sample: Any) -> Call:
@@ -101,10 +104,11 @@ def assert_parity(case: Case, call: Call, backend: str) -> None:
     for name, gradient in our.items():
         assert gradient.dtype == theirs[name].dtype
         if name == "input" and not call.input.is_complex():
-            # Of one class the gradient is 0, left over from terms of the size of grad_output.
-            one_class = case.classes and call.input.shape[:2][-1] == 1
-            floor = float(grad_output.abs().max()) if one_class and grad_output.numel() else 0.0
-            assert_gradient_as_exact(case, call, gradient, true[name], theirs[name], floor=floor)
+            # In float64 the yardstick is torch itself, which adds the terms of a row one after the other here.
+            loops = case.twice is not None and gradient.dtype == torch.float64 and call.input.ndim > 0
+            steps = max(8, call.input.shape[-1]) if loops else 8
+            floor = case.floor(call, grad_output)
+            assert_gradient_as_exact(case, call, gradient, true[name], theirs[name], steps=steps, floor=floor)
         else:
             assert_as_exact(gradient, true[name], theirs[name], steps=8, what=f"gradient by {name}")
 
@@ -146,8 +150,15 @@ def test_operator_errors(name: str, backend: str) -> None:
     assert seen > 0
 
 
-@pytest.mark.parametrize("dtype", REAL_DTYPES, ids=dtype_name)
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(case, dtype, id=f"{case.name}-{dtype_name(dtype)}")
+        for case in CASES
+        if case.torch_module in MODULES
+        for dtype in (REAL_DTYPES if case.halves_in_torch else (torch.float64, torch.float32))
+    ],
+)
 def test_module_samples(case: Case, dtype: torch.dtype) -> None:
     info = MODULES[case.torch_module]
     inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=True)
@@ -182,7 +193,9 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if MODULES[case.torch_module].module_error_inputs_func is not None], ids=repr
+    "case",
+    [case for case in CASES if getattr(MODULES.get(case.torch_module), "module_error_inputs_func", None) is not None],
+    ids=repr,
 )
 def test_module_errors(case: Case) -> None:
     info = MODULES[case.torch_module]

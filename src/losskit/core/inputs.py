@@ -513,16 +513,6 @@ def check_list_per_row(function: str, input: Tensor, target: Tensor) -> None:
         )
 
 
-def check_one_weight_per_class(function: str, weight: Tensor | None, input: Tensor) -> None:
-    """For the losses without a gradient by their weight, of class indices."""
-    if weight is None:
-        return
-    if weight.ndim != 1:
-        raise LosskitValueError(f"{function}: weight must be one-dimensional, got shape {shape_of(weight)}.")
-    check_class_weight(function, weight, input.shape[-1] if input.ndim else 1)
-    check_weight_dtype(function, weight, input)
-
-
 def check_one_sign_per_pair(function: str, input1: Tensor, input2: Tensor, target: Tensor) -> None:
     if target.ndim > 1:
         raise LosskitRuntimeError(

@@ -95,14 +95,17 @@ def multi_margin_loss(
     if p not in (1, 2):
         raise LosskitValueError(f"{name}: p must be 1 or 2, got {p!r}.")
     inputs.check_number(name, "margin", margin)
+    if weight is not None and weight.ndim != 1:
+        raise LosskitValueError(f"{name}: weight must be one-dimensional, got shape {inputs.shape_of(weight)}.")
     input, weight = autocast(input, weight)
     inputs.check_floating(name, "input", input)
     inputs.check_row_of_scores(name, input)
     inputs.check_index_per_row(name, input, target)
     inputs.check_int64(name, target)
-    inputs.check_one_weight_per_class(name, weight, input)
     # One sample may come with or without a dimension of its own; the loss has the shape of target.
     classes = input.shape[-1] if input.ndim else 1
+    inputs.check_class_weight(name, weight, classes)
+    inputs.check_weight_dtype(name, weight, input)
     input = input.reshape(*target.shape, classes)
     wide = None if weight is None else widen(weight)
     return fused_family.fused_loss(
