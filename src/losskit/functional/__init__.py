@@ -17,7 +17,8 @@ Every loss takes these keywords beyond PyTorch's:
 
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
-from losskit.functional._margin import soft_margin_loss
+from losskit.functional._distribution import gaussian_nll_loss, kl_div, poisson_nll_loss
+from losskit.functional._margin import hinge_embedding_loss, margin_ranking_loss, soft_margin_loss
 from losskit.functional._pointwise import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -32,12 +33,17 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
     "huber_loss",
+    "kl_div",
     "l1_loss",
     "log_softmax",
     "logsigmoid",
+    "margin_ranking_loss",
     "mse_loss",
     "nll_loss",
+    "poisson_nll_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
     "softmax",
