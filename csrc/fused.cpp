@@ -137,7 +137,9 @@ nb::object fused(int loss, nb::list objects, const std::vector<double>& paramete
 nb::object lean_fused(PyObject* const* given, Py_ssize_t count) {
     const int tensor_count = static_cast<int>(count) - 3;
     const int loss = static_cast<int>(PyLong_AsLong(given[0]));
-    const int kind = reduction_of(given[1]);
+    const bool batchmean = loss == static_cast<int>(Fused::kl_div) && PyUnicode_Check(given[1]) &&
+                           PyUnicode_CompareWithASCIIString(given[1], "batchmean") == 0;
+    const int kind = batchmean ? 2 : reduction_of(given[1]);
     FusedTensors tensors;
     FusedArgs args{};
     if (kind < 1 || !quiet() || !fits(static_cast<Fused>(loss), given + 3, tensor_count, tensors, args)) return nb::none();
@@ -152,6 +154,8 @@ nb::object lean_fused(PyObject* const* given, Py_ssize_t count) {
     if (args.width == 0) return nb::none();
     FusedOptions o;
     o.divisor = kind == 1 ? static_cast<double>(args.n) : 1.0;
+    // Of a tensor without dimensions it is the sum.
+    if (batchmean && tensors.of[0].ndim > 0) o.divisor = static_cast<double>(tensors.of[0].shape[0]);
     o.out_dtype = args.dtype;
     if (grad_enabled()) {
         for (int i = 0; i < tensor_count; ++i) {

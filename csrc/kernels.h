@@ -110,7 +110,7 @@ constexpr FusedLayout kFusedLayouts[static_cast<int>(Fused::count)] = {
     {false, {Role::element, Role::element, Role::none}, 1},
     {false, {Role::element, Role::element, Role::none}, 1},
     {false, {Role::element, Role::element, Role::element}, 3},
-    {false, {Role::element, Role::element, Role::none}, 1},
+    {false, {Role::element, Role::element, Role::none}, 3},
     {false, {Role::element, Role::element, Role::none}, 1},
     {false, {Role::element, Role::element, Role::element}, 7},
     {true, {Role::element, Role::row_index, Role::none}, 1, true},

@@ -236,6 +236,57 @@ def _classes(
     return make
 
 
+def _signs(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    return (2 * torch.randint(0, 2, shape, generator=generator) - 1).to(dtype)
+
+
+def _labelled(**kwargs: Any) -> Maker:
+    """Scores or distances, against labels of −1 and 1."""
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        return Call(_normal(shape, dtype, generator), _signs(shape, dtype, generator), kwargs)
+
+    return make
+
+
+def _ranked(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input1, input2 = _normal(shape, dtype, generator), _normal(shape, dtype, generator)
+        return Call(input1, input2, {"target": _signs(shape, dtype, generator), **kwargs}, "target")
+
+    return make
+
+
+def _distributions(*, log_target: bool = False) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input, target = _uniform(shape, torch.float64, generator).log(), _uniform(shape, torch.float64, generator)
+        kwargs = {"log_target": True} if log_target else {}
+        return Call(input.to(dtype), (target.log() if log_target else target).to(dtype), kwargs)
+
+    return make
+
+
+def _counts(*, log_input: bool = True, **kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        if log_input:
+            input, options = _normal(shape, dtype, generator, 1.0), kwargs
+        else:
+            input, options = _uniform(shape, dtype, generator, 0.25, 6.0), {"log_input": False, **kwargs}
+        # Off 1, where Stirling's approximation begins with a step.
+        target = torch.tensor([0.0, 0.5, 2.0, 3.0, 7.0])[torch.randint(0, 5, shape, generator=generator)]
+        return Call(input, target.to(dtype), options)
+
+    return make
+
+
+def _with_variance(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input, target = _normal(shape, dtype, generator), _normal(shape, dtype, generator)
+        return Call(input, target, {"var": _uniform(shape, dtype, generator, 0.2, 3.0), **kwargs}, "var")
+
+    return make
+
+
 def _multi_margin(*, weight: bool = False, **kwargs: Any) -> Maker:
     def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
         target = torch.randint(0, shape[-1], shape[:-1], generator=generator)
@@ -497,6 +548,61 @@ CASES = (
         shapes=_CLASS_SHAPES,
         gradients=(0,),
         classes=True,
+    ),
+    _case(
+        "soft_margin_loss",
+        "SoftMarginLoss",
+        variants={"plain": _labelled()},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0,),
+    ),
+    _case(
+        "hinge_embedding_loss",
+        "HingeEmbeddingLoss",
+        variants={"plain": _labelled(), "margin": _labelled(margin=0.3)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0,),
+        # A distance below 0 is one.
+        nonnegative=False,
+    ),
+    _case(
+        "margin_ranking_loss",
+        "MarginRankingLoss",
+        variants={"plain": _ranked(), "margin": _ranked(margin=0.7)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1, 2),
+        kernel_gradients=(0, 1),
+    ),
+    _case(
+        "kl_div",
+        "KLDivLoss",
+        variants={"plain": _distributions(), "log_target": _distributions(log_target=True)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
+        nonnegative=False,
+    ),
+    _case(
+        "poisson_nll_loss",
+        "PoissonNLLLoss",
+        variants={
+            "plain": _counts(),
+            "full": _counts(full=True),
+            "rate": _counts(log_input=False),
+            "rate full": _counts(log_input=False, full=True, eps=0.125),
+        },
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1),
+        nonnegative=False,
+    ),
+    _case(
+        "gaussian_nll_loss",
+        "GaussianNLLLoss",
+        variants={"plain": _with_variance(), "full": _with_variance(full=True)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1, 2),
+        kernel_gradients=(0, 1, 2),
+        nonnegative=False,
     ),
 )
 

@@ -127,6 +127,45 @@ def triplet_margin_loss(
     return _weighted(torch.where(loss > 0, loss, 0.0), None)
 
 
+def soft_margin_loss(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    # log(1 + exp(z)) is max(z, 0) plus a small part.
+    margin = -target * input
+    return _weighted(margin.clamp(min=0) + torch.log1p(torch.exp(-margin.abs())), None)
+
+
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0) -> tuple[Tensor, Tensor]:
+    alike = (target + 1) / 2
+    return _weighted(alike * input + (1 - alike) * torch.relu(margin - input), None)
+
+
+def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0) -> tuple[Tensor, Tensor]:
+    lead = torch.where(target > 0, input1 - input2, input2 - input1)
+    return _weighted(torch.relu(margin - lead), None)
+
+
+def kl_div(input: Tensor, target: Tensor, log_target: bool = False) -> tuple[Tensor, Tensor]:
+    probability = target.exp() if log_target else target
+    return _weighted(probability * torch.log(probability / input.exp()), None)
+
+
+def poisson_nll_loss(
+    input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, eps: float = 1e-8
+) -> tuple[Tensor, Tensor]:
+    # The logarithm of rate^y·exp(−rate), and of y! by Stirling.
+    values = input.exp() - target * input if log_input else input - target * torch.log(input + eps)
+    if full:
+        stirling = torch.log(torch.sqrt(2 * math.pi * target) * (target / math.e) ** target)
+        values = values + torch.where(target > 1, stirling, 0.0)
+    return _weighted(values, None)
+
+
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    density = torch.distributions.Normal(input, var.clamp(min=eps).sqrt()).log_prob(target)
+    return _weighted(-density - (0.0 if full else math.log(math.sqrt(2 * math.pi))), None)
+
+
 def _weighted(values: Tensor, weight: Tensor | None, divides: bool = False) -> tuple[Tensor, Tensor]:
     if weight is None:
         return values, torch.ones_like(values)

@@ -38,7 +38,16 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "cosine_embedding_loss": [{}, {"margin": 0.5}],
     "triplet_margin_loss": [{}, {"margin": 2.5, "p": 1.0, "eps": 1e-3, "swap": True}, {"p": 3.0}],
     "nll_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "ignore_index": 2}],
+    "soft_margin_loss": [{}],
+    "hinge_embedding_loss": [{}, {"margin": 0.25}],
+    "margin_ranking_loss": [{}, {"margin": 0.25}],
+    "kl_div": [{}, {"log_target": True}],
+    "poisson_nll_loss": [{}, {"full": True}, {"eps": 0.5, "full": True}],
+    "gaussian_nll_loss": [{}, {"full": True}, {"eps": 0.5}],
 }
+
+# Newer than PyTorch's old flags.
+WITHOUT_FLAGS = ("huber_loss", "gaussian_nll_loss")
 
 SETTINGS_OF_CASES = [
     pytest.param(case, kwargs, id="-".join([case.name, *kwargs])) for case in CASES for kwargs in SETTINGS[case.name]
@@ -120,15 +129,22 @@ class TestLikeTorch:
             "multilabel_soft_margin_loss": ("weight", "size_average", "reduce", "reduction"),
             "cosine_embedding_loss": ("margin", "size_average", "reduce", "reduction"),
             "triplet_margin_loss": ("margin", "p", "eps", "swap", "size_average", "reduce", "reduction"),
+            "soft_margin_loss": ("size_average", "reduce", "reduction"),
+            "hinge_embedding_loss": ("margin", "size_average", "reduce", "reduction"),
+            "margin_ranking_loss": ("margin", "size_average", "reduce", "reduction"),
+            "kl_div": ("size_average", "reduce", "reduction"),
+            "poisson_nll_loss": ("log_input", "full", "size_average", "eps", "reduce", "reduction"),
+            # All its arguments are keywords.
+            "gaussian_nll_loss": (),
         }[case.name]
-        defaults = {"beta": 1.0, "delta": 1.0, "ignore_index": -100, "label_smoothing": 0.0}
-        if not case.symmetric:
-            # Of the losses of margins; the others have none of these names.
-            margin = 0.0 if case.name == "cosine_embedding_loss" else 1.0
-            p: float = 1 if case.name == "multi_margin_loss" else 2.0
-            defaults |= {"margin": margin, "p": p, "eps": 1e-6, "swap": False}
+        defaults = {"beta": 1.0, "delta": 1.0, "ignore_index": -100, "label_smoothing": 0.0, "log_input": True}
+        defaults |= {"full": False, "eps": 1e-6 if case.name == "triplet_margin_loss" else 1e-8, "swap": False}
+        without_margin = ("margin_ranking_loss", "cosine_embedding_loss")
+        defaults |= {"margin": 0.0 if case.name in without_margin else 1.0}
+        defaults |= {"p": 1 if case.name == "multi_margin_loss" else 2.0}
         given = {**defaults, **kwargs, "reduction": reduction}
-        ours = case.module(*(given.get(name) for name in order))
+        rest = {name: value for name, value in {**kwargs, "reduction": reduction}.items() if name not in order}
+        ours = case.module(*(given.get(name) for name in order), **rest)
         assert repr(ours) == repr(theirs)
         assert_same_loss(case, ours, theirs)
 
@@ -151,6 +167,12 @@ def test_functions_take_positions_in_torch_order(case: Case) -> None:
         "multilabel_soft_margin_loss": (torch.rand(5), None, None, "sum"),
         "cosine_embedding_loss": (0.25, None, None, "sum"),
         "triplet_margin_loss": (2.5, 1.0, 1e-3, True, None, None, "sum"),
+        "soft_margin_loss": (None, None, "sum"),
+        "hinge_embedding_loss": (0.25, None, None, "sum"),
+        "margin_ranking_loss": (0.25, None, None, "sum"),
+        "kl_div": (None, None, "sum", True),
+        "poisson_nll_loss": (True, True, None, 1e-8, None, "sum"),
+        "gaussian_nll_loss": (True, 0.5, "sum"),
     }
     arguments = positions[case.name]
     ours = case.function(*call.tensors, *arguments)
@@ -201,7 +223,7 @@ def test_settings_changed_after_construction(case: Case) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("case", [case for case in CASES if case.name != "huber_loss"], ids=repr)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in WITHOUT_FLAGS], ids=repr)
 def test_legacy_flags(case: Case, flags: dict[str, bool], reduction: str) -> None:
     """They win over `reduction`, with a warning that says what to write."""
     other = "sum" if reduction == "mean" else "mean"

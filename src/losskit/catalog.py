@@ -12,7 +12,7 @@ class LossInfo:
     # The function in losskit.functional and the class in losskit.
     name: str
     module: str
-    # "regression", "classification", "multi-label classification" or "embedding".
+    # "regression", "classification", "multi-label classification", "ranking", "distributions" or "embedding".
     task: str
     formula: str
     # What input and target hold.
@@ -82,6 +82,32 @@ LOSSES: tuple[LossInfo, ...] = (
         source="negative log-likelihood of a categorical variable; label smoothing: Szegedy et al. 2016, section 7",
     ),
     LossInfo(
+        name="gaussian_nll_loss",
+        module="GaussianNLLLoss",
+        task="regression",
+        formula="(log v + (x − y)²/v)/2, v = max(var, eps)",
+        input="any number",
+        target="any number, broadcasts; var: ≥ 0",
+        range="(−∞, ∞)",
+        unit="nats",
+        mean_over="losses",
+        relatives=("mse_loss",),
+        source="Nix and Weigend 1994, equation 5",
+    ),
+    LossInfo(
+        name="hinge_embedding_loss",
+        module="HingeEmbeddingLoss",
+        task="ranking",
+        formula="x where y = 1, max(0, margin − x) where y = −1",
+        input="distances",
+        target="−1 or 1, broadcasts",
+        range="[0, ∞)",
+        unit="units of the distance",
+        mean_over="losses",
+        relatives=("margin_ranking_loss",),
+        source="Hadsell, Chopra and LeCun 2006, without the squares",
+    ),
+    LossInfo(
         name="huber_loss",
         module="HuberLoss",
         task="regression",
@@ -95,6 +121,19 @@ LOSSES: tuple[LossInfo, ...] = (
         source="Huber 1964",
     ),
     LossInfo(
+        name="kl_div",
+        module="KLDivLoss",
+        task="distributions",
+        formula="y·(log y − x)",
+        input="log-probabilities",
+        target="probabilities, or their logarithms, broadcasts",
+        range="(−∞, ∞)",
+        unit="nats",
+        mean_over="losses; batchmean: samples",
+        relatives=("cross_entropy",),
+        source="Kullback and Leibler 1951",
+    ),
+    LossInfo(
         name="l1_loss",
         module="L1Loss",
         task="regression",
@@ -106,6 +145,19 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses, or weight where it is given",
         relatives=("smooth_l1_loss",),
         source="Laplace 1774: its minimum is the median",
+    ),
+    LossInfo(
+        name="margin_ranking_loss",
+        module="MarginRankingLoss",
+        task="ranking",
+        formula="max(0, margin − y·(x₁ − x₂))",
+        input="two scores",
+        target="−1 or 1, broadcasts",
+        range="[0, ∞)",
+        unit="units of the scores",
+        mean_over="losses",
+        relatives=("hinge_embedding_loss", "soft_margin_loss"),
+        source="Herbrich, Graepel and Obermayer 1999",
     ),
     LossInfo(
         name="mse_loss",
@@ -173,6 +225,19 @@ LOSSES: tuple[LossInfo, ...] = (
         source="negative log-likelihood of a categorical variable",
     ),
     LossInfo(
+        name="poisson_nll_loss",
+        module="PoissonNLLLoss",
+        task="regression",
+        formula="exp(x) − y·x, or x − y·log(x + eps)",
+        input="log-rates, or rates",
+        target="counts, broadcasts",
+        range="(−∞, ∞)",
+        unit="nats",
+        mean_over="losses",
+        relatives=("gaussian_nll_loss",),
+        source="negative log-likelihood of a Poisson variable",
+    ),
+    LossInfo(
         name="smooth_l1_loss",
         module="SmoothL1Loss",
         task="regression",
@@ -191,7 +256,7 @@ LOSSES: tuple[LossInfo, ...] = (
         task="multi-label classification",
         formula="log(1 + exp(−y·x))",
         input="scores",
-        target="−1 or 1, shape of input",
+        target="−1 or 1, broadcasts to input",
         range="[0, ∞)",
         unit="nats",
         mean_over="losses",

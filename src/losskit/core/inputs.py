@@ -37,12 +37,6 @@ def check_tensor(function: str, name: str, value: object) -> None:
         raise LosskitTypeError(f"{function}: {name} must be a torch.Tensor, got {type(value).__name__}.")
 
 
-def check_reduction(function: str, reduction: object) -> None:
-    # An int equals no name; a list is not hashable: compare, do not look up.
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise LosskitValueError(f"{function}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
-
-
 def check_choice(function: str, name: str, value: object, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
@@ -118,9 +112,14 @@ def check_not_bool(function: str, **tensors: Tensor) -> None:
 
 
 def check_common_options(
-    function: str, reduction: object, on_empty: object, out_dtype: object, backend: object
+    function: str,
+    reduction: object,
+    on_empty: object,
+    out_dtype: object,
+    backend: object,
+    reductions: Sequence[str] = REDUCTIONS,
 ) -> None:
-    check_reduction(function, reduction)
+    check_choice(function, "reduction", reduction, reductions)
     check_choice(function, "on_empty", on_empty, ("nan", "zero", "raise"))
     check_choice(function, "backend", backend, BACKENDS)
     if out_dtype is not None and out_dtype not in FLOAT_DTYPES:
@@ -186,6 +185,7 @@ def reduction_for(function: str, options: Options, shape: torch.Size, input: Ten
         function=function,
         name=options.reduction,
         shape=shape,
+        samples=input.shape[0] if input.ndim else 1,
         sample_weight=None if sample_weight is None else sample_weight.expand(shape),
         mask=None if mask is None else mask.expand(shape),
         normalizer=options.normalizer,
@@ -254,6 +254,76 @@ def broadcast_shape(function: str, input: Tensor, target: Tensor) -> torch.Size:
         stacklevel=4,
     )
     return shape
+
+
+def common_shape(function: str, **tensors: Tensor) -> torch.Size:
+    """The shape that the tensors broadcast to."""
+    first, *rest = tensors.values()
+    if all(tensor.shape == first.shape for tensor in rest):
+        return first.shape
+    try:
+        return torch.Size(torch.broadcast_shapes(*(tensor.shape for tensor in tensors.values())))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {shape_of(tensor)}" for name, tensor in tensors.items())
+        raise LosskitRuntimeError(f"{function}: the shapes do not broadcast: {shapes}.") from None
+
+
+def check_not_enlarged(function: str, shape: torch.Size, input: Tensor, target: Tensor) -> None:
+    """The target may be expanded to the shape of the input, but not the other way round."""
+    if shape != input.shape:
+        raise LosskitRuntimeError(
+            f"{function}: target must broadcast to the shape of input, {shape_of(input)}, got {shape_of(target)}."
+        )
+
+
+def check_same_ndim(function: str, **tensors: Tensor) -> None:
+    if len({tensor.ndim for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {shape_of(tensor)}" for name, tensor in tensors.items())
+        raise LosskitRuntimeError(f"{function}: the tensors must have the same number of dimensions, got {shapes}.")
+
+
+def check_arithmetic(function: str, **tensors: Tensor) -> None:
+    """Real numbers, of a dtype that can be computed with; integers too."""
+    for name, tensor in tensors.items():
+        if is_inexact(tensor):
+            check_floating(function, name, tensor)
+
+
+def variance_of(function: str, input: Tensor, var: object) -> Tensor:
+    """The variances in a shape that broadcasts against the input."""
+    if isinstance(var, float):
+        if var < 0:
+            raise LosskitValueError(f"{function}: var must not be negative, got {var:g}.")
+        # Of integers the loss is computed in the default dtype.
+        return input.new_full((), var, dtype=None if input.is_floating_point() else torch.get_default_dtype())
+    if not isinstance(var, Tensor):
+        raise LosskitTypeError(f"{function}: var must be a torch.Tensor or a float, got {type(var).__name__}.")
+    if not var.is_floating_point():
+        check_floating(function, "var", var)
+    if var.shape == input.shape:
+        return var
+    if var.shape == input.shape[:-1]:
+        return var.unsqueeze(-1)
+    differing = [size for size, full in zip(var.shape, input.shape, strict=False) if size != full]
+    if var.ndim != input.ndim or differing != [1]:
+        short = " or ".join(str((*input.shape[:-1], *rest)) for rest in ((1,), ())) if input.ndim else "()"
+        raise LosskitValueError(
+            f"{function}: var must have the shape of input, {shape_of(input)}, or that with one dimension of size 1, "
+            f"or without the last dimension, {short}, got {shape_of(var)}."
+        )
+    return var
+
+
+def check_variances(function: str, var: Tensor) -> None:
+    if not is_plain(var):
+        return
+    negative = var.detach() < 0
+    found = int(negative.sum())
+    if found:
+        raise LosskitValueError(
+            f"{function}: {found} of {var.numel()} values of var are negative (min={float(var.detach().min()):g}): "
+            "a network that puts out log-variances needs var.exp()."
+        )
 
 
 def check_same_shape(function: str, input: Tensor, target: Tensor) -> None:
@@ -524,16 +594,6 @@ def check_one_sign_per_pair(function: str, input1: Tensor, input2: Tensor, targe
             f"{function}: a target of shape {shape_of(target)} takes inputs of shape {expected}, got "
             f"{shape_of(input1)} and {shape_of(input2)}."
         )
-
-
-def common_shape(function: str, **tensors: Tensor | None) -> torch.Size:
-    """To which these tensors broadcast."""
-    given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    try:
-        return torch.Size(torch.broadcast_shapes(*(tensor.shape for tensor in given.values())))
-    except RuntimeError:
-        shapes = ", ".join(f"{name} {shape_of(tensor)}" for name, tensor in given.items())
-        raise LosskitRuntimeError(f"{function}: {shapes} do not broadcast.") from None
 
 
 def check_same_dims(function: str, **tensors: Tensor) -> None:

@@ -6,14 +6,21 @@ Every function here works on any device and floating dtype, to any order of deri
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import logsigmoid, relu
 
 from losskit.losses.pointwise import binary_cross_entropy_with_logits
 
 
-def soft_margin_loss(input: Tensor, target: Tensor) -> Tensor:
-    """log(1 + exp(−y·x)) = softplus(−y·x), for y of −1 or 1."""
-    return softplus(-target * input)
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float) -> Tensor:
+    """x where y = 1, max(0, margin − x) where y = −1. For any other y the loss is the sum of both."""
+    zero = input.new_zeros(())
+    apart = torch.where(target != 1, (margin - input).clamp_min(0), zero)
+    return apart + torch.where(target != -1, input, zero)
+
+
+def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float) -> Tensor:
+    """max(0, margin − y·(x₁ − x₂)), for y of −1 or 1."""
+    return (-target * (input1 - input2) + margin).clamp_min(0)
 
 
 def multi_margin_loss(input: Tensor, target: Tensor, p: int, margin: float, weight: Tensor | None) -> Tensor:
@@ -50,3 +57,8 @@ def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | 
     """1/C·Σ_c w_c·(−y_c·log σ(x_c) − (1 − y_c)·log σ(−x_c)): binary cross entropies along the last axis."""
     losses = binary_cross_entropy_with_logits(input, target, None)
     return (losses if weight is None else losses * weight).sum(-1) / classes
+
+
+def soft_margin_loss(input: Tensor, target: Tensor) -> Tensor:
+    """log(1 + exp(−y·x)) = −log_sigmoid(y·x), for y of −1 or 1."""
+    return -logsigmoid(target * input)

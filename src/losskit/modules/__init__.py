@@ -5,8 +5,11 @@ Each is a subclass of the class of the same name in `torch.nn`: the same argumen
 belong to a batch and go to the call. What each loss computes is told at its function in `losskit.functional`.
 """
 
+from losskit.modules._distribution import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from losskit.modules._embedding import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
 from losskit.modules._margin import (
+    HingeEmbeddingLoss,
+    MarginRankingLoss,
     MultiLabelMarginLoss,
     MultiLabelSoftMarginLoss,
     MultiMarginLoss,
@@ -20,13 +23,18 @@ __all__ = [
     "BCEWithLogitsLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
+    "GaussianNLLLoss",
+    "HingeEmbeddingLoss",
     "HuberLoss",
+    "KLDivLoss",
     "L1Loss",
     "MSELoss",
+    "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",

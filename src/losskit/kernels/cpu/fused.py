@@ -31,7 +31,7 @@ GRADIENTS = {
     SOFT_MARGIN: (0,),
     HINGE_EMBEDDING: (0,),
     MARGIN_RANKING: (0, 1),
-    KL_DIV: (0,),
+    KL_DIV: (0, 1),
     POISSON_NLL: (0,),
     GAUSSIAN_NLL: (0, 1, 2),
     MULTI_MARGIN: (0,),
