@@ -3,6 +3,7 @@
 
 #include <nanobind/stl/vector.h>
 
+#include <new>
 #include <vector>
 
 namespace losskit {
@@ -38,7 +39,7 @@ bool fits(Fused loss, PyObject* const* objects, int count, FusedTensors& tensors
     }
     Tensor& first = tensors.of[0];
     if (!parse(objects[0], first) || !is_float(first.dtype) || !first.contiguous()) return false;
-    if (layout.rows && first.ndim == 0) return false;
+    if (layout.rows && (first.ndim == 0 || (layout.matrix && first.ndim > 2))) return false;
     args.loss = loss;
     args.dtype = first.dtype;
     args.width = layout.rows ? first.shape[first.ndim - 1] : 1;
@@ -99,6 +100,7 @@ bool run(const FusedTensors& tensors, FusedArgs& args, const FusedOptions& o, nb
         args.threads = work.threads;
         active->fused(args);
     }
+    if (outside == kNoMemory) throw std::bad_alloc();
     if (outside) return false;
     if (o.want_loss && o.total) loss_result = loss_scalar(partials.sum() / o.divisor, o.out_dtype);
     return true;
@@ -135,7 +137,9 @@ nb::object fused(int loss, nb::list objects, const std::vector<double>& paramete
 nb::object lean_fused(PyObject* const* given, Py_ssize_t count) {
     const int tensor_count = static_cast<int>(count) - 3;
     const int loss = static_cast<int>(PyLong_AsLong(given[0]));
-    const int kind = reduction_of(given[1]);
+    const bool batchmean = loss == static_cast<int>(Fused::kl_div) && PyUnicode_Check(given[1]) &&
+                           PyUnicode_CompareWithASCIIString(given[1], "batchmean") == 0;
+    const int kind = batchmean ? 2 : reduction_of(given[1]);
     FusedTensors tensors;
     FusedArgs args{};
     if (kind < 1 || !quiet() || !fits(static_cast<Fused>(loss), given + 3, tensor_count, tensors, args)) return nb::none();
@@ -146,8 +150,12 @@ nb::object lean_fused(PyObject* const* given, Py_ssize_t count) {
         PyErr_Clear();
         return nb::none();
     }
+    // Some losses refuse empty rows.
+    if (args.width == 0) return nb::none();
     FusedOptions o;
     o.divisor = kind == 1 ? static_cast<double>(args.n) : 1.0;
+    // Of a tensor without dimensions it is the sum.
+    if (batchmean && tensors.of[0].ndim > 0) o.divisor = static_cast<double>(tensors.of[0].shape[0]);
     o.out_dtype = args.dtype;
     if (grad_enabled()) {
         for (int i = 0; i < tensor_count; ++i) {

@@ -102,19 +102,21 @@ struct FusedLayout {
     Role roles[kMaxTensors];
     // Bit i: the kernel has a gradient by tensor i.
     unsigned grads;
+    // Whether the first tensor is a row or a matrix of rows, and no more.
+    bool matrix = false;
 };
 
 constexpr FusedLayout kFusedLayouts[static_cast<int>(Fused::count)] = {
     {false, {Role::element, Role::element, Role::none}, 1},
     {false, {Role::element, Role::element, Role::none}, 1},
     {false, {Role::element, Role::element, Role::element}, 3},
-    {false, {Role::element, Role::element, Role::none}, 1},
+    {false, {Role::element, Role::element, Role::none}, 3},
     {false, {Role::element, Role::element, Role::none}, 1},
     {false, {Role::element, Role::element, Role::element}, 7},
-    {true, {Role::element, Role::row_index, Role::none}, 1},
-    {true, {Role::element, Role::element_index, Role::none}, 1},
+    {true, {Role::element, Role::row_index, Role::none}, 1, true},
+    {true, {Role::element, Role::element_index, Role::none}, 1, true},
     {true, {Role::element, Role::element, Role::none}, 1},
-    {true, {Role::element, Role::element, Role::row}, 3},
+    {true, {Role::element, Role::element, Role::row}, 3, true},
     {true, {Role::element, Role::element, Role::element}, 7},
 };
 
@@ -141,9 +143,11 @@ struct FusedArgs {
     const void* grad_output;
     DType grad_output_dtype;
     int threads;
-    // Set where a value lies outside the domain of the loss.
+    // Set to 1 where a value lies outside the domain of the loss, to `kNoMemory` where memory was missing.
     int* outside;
 };
+
+constexpr int kNoMemory = 2;
 
 struct Kernels {
     const char* name;

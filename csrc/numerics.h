@@ -4,6 +4,7 @@
 // A. exp for x <= 0, error below 1 ulp.
 // B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], error below 1 ulp (log(1 + y) without FMA: 1.2).
 // C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
+// D. exp for any x and log for any x, as A and B.
 //
 // The coefficients are minimax fits of the named remainders. Do not compile with -ffast-math: it folds the rounding
 // trick and the compensation away.
@@ -149,6 +150,35 @@ LOSSKIT_INLINE void store(float16* out, float value) {
     result = magnitude < 0x38800000u ? denormal : result;
     result = magnitude > 0x7f800000u ? 0x7e00u : result;
     *out = static_cast<float16>(static_cast<uint16_t>(result | sign));
+}
+
+// D. As in A; above 0 the power of two is split, because 2^128 is no float and exp(88.7) is one.
+LOSSKIT_INLINE float exp_any(float x) {
+    constexpr float kMagic = 12582912.0f;
+    float shifted = x * 1.44269504f + kMagic;
+    float n = shifted - kMagic;
+    constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
+    float r = (x - n * kHigh) - n * kLow;
+    // (exp(r) - 1 - r) / r^2
+    float p = 0.0013814598649f;
+    p = p * r + 0.0083687168797f;
+    p = p * r + 0.041668388045f;
+    p = p * r + 0.16666520632f;
+    p = p * r + 0.49999993448f;
+    float y = (p * (r * r) + r) + 1.0f;
+    uint32_t half = x > 0.0f ? 1u : 0u;
+    float factor = x > 0.0f ? 2.0f : 1.0f;
+    float result = float_of(bits_of(y) + ((bits_of(shifted) - bits_of(kMagic) - half) << 23)) * factor;
+    result = x < -87.33654f ? 0.0f : result;
+    // Between 88.72 and this bound the product is infinite by itself.
+    result = x > 88.8f ? kInfinity : result;
+    return x == x ? result : x;
+}
+
+// NaN below 0.
+LOSSKIT_INLINE float log_any(float x) {
+    float result = log_nonnegative(x);
+    return x < 0.0f ? kNaN : result;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 """The one list of losses that the tests run over. A new loss joins by an entry in `CASES`."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,15 +14,32 @@ import losskit
 from losskit import functional
 
 Function = Callable[..., Tensor]
+HALVES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
 class Call:
-    """Arguments of one call, the same for losskit and for torch."""
+    """Arguments of one call, the same for losskit and for torch.
+
+    `input` and `target` are the first two tensors, whatever their names, and everything else is given by name.
+    """
 
     input: Tensor
     target: Tensor
     kwargs: dict[str, Any] = field(default_factory=dict)
+    # The name of a third tensor that belongs to the data as the first two do, where there is one.
+    third: str = ""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The data, each tensor in its place."""
+        return (self.input, self.target, *([self.kwargs[self.third]] if self.third else []))
+
+    def with_tensors(self, *tensors: Tensor) -> "Call":
+        """With other data."""
+        input, target, *rest = tensors
+        kwargs = {**self.kwargs, self.third: rest[0]} if self.third else self.kwargs
+        return replace(self, input=input, target=target, kwargs=kwargs)
 
     def run(self, function: Function, **more: Any) -> Tensor:
         return function(self.input, self.target, **{**self.kwargs, **more})
@@ -34,7 +52,12 @@ class Call:
             return change(value) if inexact else value
 
         kwargs = {name: changed(value) for name, value in self.kwargs.items()}
-        return Call(changed(self.input), changed(self.target), kwargs)
+        return replace(self, input=changed(self.input), target=changed(self.target), kwargs=kwargs)
+
+    def map_all(self, change: Callable[[Tensor], Tensor]) -> "Call":
+        """With every tensor changed."""
+        kwargs = {name: change(value) if isinstance(value, Tensor) else value for name, value in self.kwargs.items()}
+        return replace(self, input=change(self.input), target=change(self.target), kwargs=kwargs)
 
     def to(self, dtype: torch.dtype) -> "Call":
         return self.map(lambda tensor: tensor.detach().to(dtype))
@@ -42,13 +65,29 @@ class Call:
     def wide(self) -> "Call":
         return self.map(lambda tensor: tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64))
 
-    def leaves(self, input: bool = True, target: bool = False) -> "Call":
-        """A copy in which input, target or both require a gradient."""
-        return replace(
-            self,
-            input=self.input.detach().clone().requires_grad_(input),
-            target=self.target.detach().clone().requires_grad_(True) if target else self.target,
+    def leaves(self, *places: int) -> "Call":
+        """A copy in which the tensors in these places require a gradient; by default the first."""
+        wanted = places or (0,)
+        return self.with_tensors(
+            *(
+                tensor.detach().clone().requires_grad_(True) if place in wanted else tensor.detach()
+                for place, tensor in enumerate(self.tensors)
+            )
         )
+
+    def wanted(self) -> list[Tensor]:
+        """The tensors of the data that require a gradient."""
+        return [tensor for tensor in self.tensors if tensor.requires_grad]
+
+    def rows(self, index: Any) -> "Call":
+        """These rows of the batch; what among the other arguments has as many rows goes with them."""
+        kwargs = {
+            name: value[index]
+            if isinstance(value, Tensor) and (name == self.third or value.shape == self.input.shape)
+            else value
+            for name, value in self.kwargs.items()
+        }
+        return replace(self, input=self.input[index], target=self.target[index], kwargs=kwargs)
 
 
 # Shape of the input, dtype and a source of randomness to arguments.
@@ -70,26 +109,61 @@ class Case:
     variants: dict[str, Maker]
     # Of the input; the first is the one for tests that need a single one.
     shapes: tuple[tuple[int, ...], ...]
-    # Whether the target has a gradient, and whether the kernel computes it.
-    target_gradient: bool
+    # The places of the tensors that torch has a gradient by, and of those that the kernel has one by.
+    gradients: tuple[int, ...]
+    kernel_gradients: tuple[int, ...] = (0,)
+    # Whether input and target may change places.
     symmetric: bool = False
     # Whether the target names a class, so that the loss has no class axis.
     classes: bool = False
+    # Whether there is a loss per row, along the last axis.
+    rows: bool = False
+    # Whether the input is a row or a matrix of rows, and no more.
+    matrix: bool = False
+    # Whether torch's own class takes float16 and bfloat16; `torch_function` here does in any case.
+    halves_in_torch: bool = True
+    # torch's function, or a form that has second derivatives where torch's has none.
+    twice: Function | None = None
+    # In the first tensor.
     convex: bool = True
+    # Whether no loss is below 0.
+    nonnegative: bool = True
     # Whether any real number, infinity or NaN is an input, and not a probability alone.
     any_input: bool = True
 
     def make(self, variant: str, shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Call:
+        if self.matrix and len(shape) > 2:
+            shape = (torch.Size(shape[:-1]).numel(), shape[-1])
         return self.variants[variant](shape, dtype, torch.Generator().manual_seed(seed))
 
     def loss_shape(self, call: Call) -> torch.Size:
         shape = call.input.shape
+        if self.rows:
+            return shape[:-1]
         if not self.classes:
             return shape
         return torch.Size([*shape[:1], *shape[2:]]) if len(shape) > 1 else torch.Size([])
 
-    def differentiable_target(self, call: Call) -> bool:
-        return self.target_gradient and call.target.is_floating_point()
+    def spread(self, values: Tensor, tensor: Tensor) -> Tensor:
+        """One value per loss as one value per element of a tensor of the data."""
+        if values.ndim == tensor.ndim:
+            return values
+        return values.unsqueeze(-1 if self.rows else 1).expand(tensor.shape)
+
+    def floor(self, call: Call, grad_output: Tensor) -> float:
+        """A scale that no gradient by the input goes below.
+
+        Of one class, or of vectors of one number, the gradient is 0, left over from terms of the size of grad_output.
+        """
+        one = self.classes and call.input.shape[:2][-1] == 1
+        single = self.name == "cosine_embedding_loss" and call.input.shape[-1] == 1
+        if not (one or single) or not grad_output.numel():
+            return 0.0
+        size = float(call.input.detach().abs().min()) if single else 1.0
+        return float(grad_output.abs().max()) / size
+
+    def differentiable(self, call: Call) -> tuple[int, ...]:
+        return tuple(place for place in self.gradients if call.tensors[place].is_floating_point())
 
     def __repr__(self) -> str:
         return self.name
@@ -162,6 +236,137 @@ def _classes(
     return make
 
 
+def _signs(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Tensor:
+    return (2 * torch.randint(0, 2, shape, generator=generator) - 1).to(dtype)
+
+
+def _labelled(**kwargs: Any) -> Maker:
+    """Scores or distances, against labels of −1 and 1."""
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        return Call(_normal(shape, dtype, generator), _signs(shape, dtype, generator), kwargs)
+
+    return make
+
+
+def _ranked(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input1, input2 = _normal(shape, dtype, generator), _normal(shape, dtype, generator)
+        return Call(input1, input2, {"target": _signs(shape, dtype, generator), **kwargs}, "target")
+
+    return make
+
+
+def _distributions(*, log_target: bool = False) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input, target = _uniform(shape, torch.float64, generator).log(), _uniform(shape, torch.float64, generator)
+        kwargs = {"log_target": True} if log_target else {}
+        return Call(input.to(dtype), (target.log() if log_target else target).to(dtype), kwargs)
+
+    return make
+
+
+def _counts(*, log_input: bool = True, **kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        if log_input:
+            input, options = _normal(shape, dtype, generator, 1.0), kwargs
+        else:
+            input, options = _uniform(shape, dtype, generator, 0.25, 6.0), {"log_input": False, **kwargs}
+        # Off 1, where Stirling's approximation begins with a step.
+        target = torch.tensor([0.0, 0.5, 2.0, 3.0, 7.0])[torch.randint(0, 5, shape, generator=generator)]
+        return Call(input, target.to(dtype), options)
+
+    return make
+
+
+def _with_variance(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        input, target = _normal(shape, dtype, generator), _normal(shape, dtype, generator)
+        return Call(input, target, {"var": _uniform(shape, dtype, generator, 0.2, 3.0), **kwargs}, "var")
+
+    return make
+
+
+def _multi_margin(*, weight: bool = False, **kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        target = torch.randint(0, shape[-1], shape[:-1], generator=generator)
+        extra = {"weight": _uniform(shape[-1:], dtype, generator, 0.1, 2.0)} if weight else {}
+        return Call(_normal(shape, dtype, generator), target, {**kwargs, **extra})
+
+    return make
+
+
+def _multilabel(*, repeated: bool = False) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        """Lists of up to four classes, with a −1 and then anything behind them; one list is empty."""
+        classes = shape[-1]
+        target = torch.randint(-1, classes, shape, generator=generator).reshape(-1, classes)
+        for row, entries in enumerate(target):
+            count = min(classes, 1 + (row + 3) % 4 if row != 1 else 0)
+            if not repeated:
+                entries[:count] = torch.randperm(classes, generator=generator)[:count]
+            else:
+                entries[:count] = torch.randint(0, min(classes, 2), (count,), generator=generator)
+            entries[count : count + 1] = -1
+        return Call(_normal(shape, dtype, generator), target.reshape(shape))
+
+    return make
+
+
+def _multilabel_soft(*, weight: bool = False) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        extra = {"weight": _uniform(shape[-1:], dtype, generator, 0.1, 2.0)} if weight else {}
+        return Call(_normal(shape, dtype, generator), _uniform(shape, dtype, generator), extra)
+
+    return make
+
+
+def _signed_pair(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        sign = torch.randint(0, 2, shape[:-1], generator=generator).to(dtype) * 2 - 1
+        # Towards each other, so that few of the cosines lie below the margin.
+        common = _normal(shape, torch.float64, generator)
+        input1, input2 = (common + _normal(shape, torch.float64, generator, 1.0) for _ in range(2))
+        return Call(input1.to(dtype), input2.to(dtype), {**kwargs, "target": sign}, third="target")
+
+    return make
+
+
+def _triplet(**kwargs: Any) -> Maker:
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        anchor, positive, negative = (_normal(shape, dtype, generator) for _ in range(3))
+        return Call(anchor, positive, {**kwargs, "negative": negative}, third="negative")
+
+    return make
+
+
+def _in_float32(function: Function) -> Function:
+    """torch's function, also for float16 and bfloat16, which it does not take on the CPU: through float32.
+
+    And with the mean of an empty batch, which is whatever stood in memory there.
+    """
+
+    @functools.wraps(function)
+    def widened(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if input.numel() == 0 and kwargs.get("reduction", "mean") == "mean":
+            return input.mean()
+        if input.dtype not in HALVES:
+            return function(input, target, *args, **kwargs)
+        wide = {name: value.float() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
+        rest = [value.float() if isinstance(value, Tensor) else value for value in args]
+        return function(input.float(), target, *rest, **wide).to(input.dtype)
+
+    return widened
+
+
+def _by_textbook(textbook: Callable[..., tuple[Tensor, Tensor]]) -> Function:
+    def reduced(*args: Any, reduction: str = "mean", **kwargs: Any) -> Tensor:
+        return oracles.reduced(textbook(*args, **kwargs), reduction)
+
+    return reduced
+
+
+_ROW_SHAPES = ((6, 5), (5,), (1, 1), (3, 1), (63, 507), (2, 1025), (130, 7), (0, 4))
 _POINTWISE_SHAPES = ((4, 5), (), (1,), (63,), (507,), (2, 3, 4, 5), (1025,), (0,), (3, 0))
 _CLASS_SHAPES = (
     (6, 5),
@@ -179,11 +384,11 @@ _CLASS_SHAPES = (
 
 
 def _case(name: str, class_name: str, **others: Any) -> Case:
+    others.setdefault("torch_function", getattr(torch.nn.functional, name))
     return Case(
         name=name,
         function=getattr(functional, name),
         module=getattr(losskit, class_name),
-        torch_function=getattr(torch.nn.functional, name),
         torch_module=getattr(torch.nn, class_name),
         textbook=getattr(oracles, name),
         **others,
@@ -196,7 +401,8 @@ CASES = (
         "L1Loss",
         variants={"plain": _difference(), "weight": _difference(weight=True)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -204,7 +410,8 @@ CASES = (
         "MSELoss",
         variants={"plain": _difference(), "weight": _difference(weight=True)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -212,7 +419,8 @@ CASES = (
         "SmoothL1Loss",
         variants={"plain": _difference(), "beta": _difference(beta=0.3), "beta 0": _difference(beta=0.0)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -224,7 +432,8 @@ CASES = (
             "weight": _difference(weight=True, delta=0.3),
         },
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -232,7 +441,7 @@ CASES = (
         "BCELoss",
         variants={"plain": _binary(logits=False), "weight": _binary(logits=False, weight=True)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
         any_input=False,
     ),
     _case(
@@ -245,7 +454,7 @@ CASES = (
             "both": _binary(logits=True, weight=True, pos_weight=True),
         },
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
     ),
     _case(
         "cross_entropy",
@@ -261,8 +470,71 @@ CASES = (
             "probabilities all": _classes(probabilities=True, weight=True, label_smoothing=0.3),
         },
         shapes=_CLASS_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
         classes=True,
+    ),
+    _case(
+        "multi_margin_loss",
+        "MultiMarginLoss",
+        torch_function=_in_float32(torch.nn.functional.multi_margin_loss),
+        variants={
+            "plain": _multi_margin(),
+            "squared": _multi_margin(p=2, margin=0.75),
+            "weight": _multi_margin(weight=True),
+            "all": _multi_margin(weight=True, p=2, margin=2.5),
+        },
+        shapes=_ROW_SHAPES,
+        gradients=(0,),
+        rows=True,
+        matrix=True,
+        halves_in_torch=False,
+        twice=_by_textbook(oracles.multi_margin_loss),
+    ),
+    _case(
+        "multilabel_margin_loss",
+        "MultiLabelMarginLoss",
+        torch_function=_in_float32(torch.nn.functional.multilabel_margin_loss),
+        variants={"plain": _multilabel(), "repeated": _multilabel(repeated=True)},
+        shapes=_ROW_SHAPES,
+        gradients=(0,),
+        rows=True,
+        matrix=True,
+        halves_in_torch=False,
+        twice=_by_textbook(oracles.multilabel_margin_loss),
+    ),
+    _case(
+        "multilabel_soft_margin_loss",
+        "MultiLabelSoftMarginLoss",
+        variants={"plain": _multilabel_soft(), "weight": _multilabel_soft(weight=True)},
+        shapes=(*_ROW_SHAPES, (2, 3, 4), (2, 0, 3), (3, 0)),
+        gradients=(0, 1),
+        rows=True,
+    ),
+    _case(
+        "cosine_embedding_loss",
+        "CosineEmbeddingLoss",
+        variants={"plain": _signed_pair(), "margin": _signed_pair(margin=0.25)},
+        shapes=(*_ROW_SHAPES, (3, 0)),
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
+        rows=True,
+        matrix=True,
+        convex=False,
+    ),
+    _case(
+        "triplet_margin_loss",
+        "TripletMarginLoss",
+        variants={
+            "plain": _triplet(),
+            "swap": _triplet(swap=True, margin=2.5),
+            "sum of distances": _triplet(p=1, margin=1.5, eps=1e-3),
+            "all": _triplet(p=1, margin=0.5, eps=1e-3, swap=True),
+        },
+        shapes=(*_ROW_SHAPES, (2, 3, 4), (2, 0, 3), (3, 0)),
+        gradients=(0, 1, 2),
+        kernel_gradients=(0, 1, 2),
+        rows=True,
+        convex=False,
     ),
     _case(
         "nll_loss",
@@ -274,14 +546,73 @@ CASES = (
             "uint8": _classes(log_probs=True, index_dtype=torch.uint8, ignore=True),
         },
         shapes=_CLASS_SHAPES,
-        target_gradient=False,
+        gradients=(0,),
         classes=True,
+    ),
+    _case(
+        "soft_margin_loss",
+        "SoftMarginLoss",
+        variants={"plain": _labelled()},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0,),
+    ),
+    _case(
+        "hinge_embedding_loss",
+        "HingeEmbeddingLoss",
+        variants={"plain": _labelled(), "margin": _labelled(margin=0.3)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0,),
+        # A distance below 0 is one.
+        nonnegative=False,
+    ),
+    _case(
+        "margin_ranking_loss",
+        "MarginRankingLoss",
+        variants={"plain": _ranked(), "margin": _ranked(margin=0.7)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1, 2),
+        kernel_gradients=(0, 1),
+    ),
+    _case(
+        "kl_div",
+        "KLDivLoss",
+        variants={"plain": _distributions(), "log_target": _distributions(log_target=True)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
+        nonnegative=False,
+    ),
+    _case(
+        "poisson_nll_loss",
+        "PoissonNLLLoss",
+        variants={
+            "plain": _counts(),
+            "full": _counts(full=True),
+            "rate": _counts(log_input=False),
+            "rate full": _counts(log_input=False, full=True, eps=0.125),
+        },
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1),
+        nonnegative=False,
+    ),
+    _case(
+        "gaussian_nll_loss",
+        "GaussianNLLLoss",
+        variants={"plain": _with_variance(), "full": _with_variance(full=True)},
+        shapes=_POINTWISE_SHAPES,
+        gradients=(0, 1, 2),
+        kernel_gradients=(0, 1, 2),
+        nonnegative=False,
     ),
 )
 
+# What has no entry in the list, and why.
+WITHOUT_CASE = {
+    "triplet_margin_with_distance_loss": "it takes a function and has no kernel; tests/test_embedding.py is its own",
+}
+
 BY_NAME = {case.name: case for case in CASES}
 REDUCTIONS = ("none", "mean", "sum")
-HALVES = (torch.bfloat16, torch.float16)
 KERNEL_DTYPES = (torch.float32, *HALVES)
 
 

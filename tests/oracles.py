@@ -66,6 +66,106 @@ def nll_loss(
     return _against_distribution(input, target, weight, ignore_index, 0.0, 1 if input.ndim > 1 else 0)
 
 
+def multi_margin_loss(
+    input: Tensor, target: Tensor, p: int = 1, margin: float = 1.0, weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    classes = input.shape[-1]
+    rows, own = input.reshape(-1, classes), torch.nn.functional.one_hot(target.flatten(), classes).bool()
+    others = rows[~own].reshape(-1, classes - 1)
+    losses = (torch.clamp(margin - (rows[own].unsqueeze(1) - others), min=0) ** p).sum(1) / classes
+    if weight is not None:
+        losses = losses * weight[target.flatten()]
+    return _weighted(losses.reshape(target.shape), None)
+
+
+def multilabel_margin_loss(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    classes = input.shape[-1]
+    rows = input.reshape(-1, classes)
+    lists = [entries[: [*entries, -1].index(-1)] for entries in target.reshape(-1, classes).tolist()]
+    others = torch.ones(rows.shape, dtype=torch.bool)
+    for row, labels in enumerate(lists):
+        others[row, labels] = False
+    losses = 0 * rows.sum(1)
+    # The first entries of all lists, then the second ones, …
+    for place in range(max(map(len, lists), default=0)):
+        have = torch.tensor([len(labels) > place for labels in lists])
+        labels = torch.tensor([labels[place] for labels in lists if len(labels) > place])
+        pairs = torch.clamp(1 - (rows[have, labels].unsqueeze(1) - rows[have]), min=0)
+        losses = losses.index_add(0, have.nonzero().flatten(), torch.where(others[have], pairs, 0.0).sum(1))
+    return _weighted((losses / classes).reshape(input.shape[:-1]), None)
+
+
+def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    terms = binary_cross_entropy_with_logits(input, target)[0]
+    return _weighted((terms if weight is None else weight * terms).mean(-1), None)
+
+
+def cosine_embedding_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0) -> tuple[Tensor, Tensor]:
+    one, two = ((x / torch.sqrt((x * x).sum(-1, keepdim=True) + 1e-12)) for x in (input1, input2))
+    cosine = (one * two).sum(-1)
+    apart = torch.where(cosine > margin, cosine - margin, 0.0)
+    return _weighted((target == 1) * (1 - cosine) + (target == -1) * apart, None)
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+) -> tuple[Tensor, Tensor]:
+    def distance(x: Tensor, y: Tensor) -> Tensor:
+        return ((x - y + eps).abs() ** p).sum(-1) ** (1 / p)
+
+    away = distance(anchor, negative)
+    if swap:
+        other = distance(positive, negative)
+        away = torch.where(other < away, other, away)
+    loss = margin + distance(anchor, positive) - away
+    return _weighted(torch.where(loss > 0, loss, 0.0), None)
+
+
+def soft_margin_loss(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    # log(1 + exp(z)) is max(z, 0) plus a small part.
+    margin = -target * input
+    return _weighted(margin.clamp(min=0) + torch.log1p(torch.exp(-margin.abs())), None)
+
+
+def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0) -> tuple[Tensor, Tensor]:
+    alike = (target + 1) / 2
+    return _weighted(alike * input + (1 - alike) * torch.relu(margin - input), None)
+
+
+def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0) -> tuple[Tensor, Tensor]:
+    lead = torch.where(target > 0, input1 - input2, input2 - input1)
+    return _weighted(torch.relu(margin - lead), None)
+
+
+def kl_div(input: Tensor, target: Tensor, log_target: bool = False) -> tuple[Tensor, Tensor]:
+    probability = target.exp() if log_target else target
+    return _weighted(probability * torch.log(probability / input.exp()), None)
+
+
+def poisson_nll_loss(
+    input: Tensor, target: Tensor, log_input: bool = True, full: bool = False, eps: float = 1e-8
+) -> tuple[Tensor, Tensor]:
+    # The logarithm of rate^y·exp(−rate), and of y! by Stirling.
+    values = input.exp() - target * input if log_input else input - target * torch.log(input + eps)
+    if full:
+        stirling = torch.log(torch.sqrt(2 * math.pi * target) * (target / math.e) ** target)
+        values = values + torch.where(target > 1, stirling, 0.0)
+    return _weighted(values, None)
+
+
+def gaussian_nll_loss(
+    input: Tensor, target: Tensor, var: Tensor, full: bool = False, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    density = torch.distributions.Normal(input, var.clamp(min=eps).sqrt()).log_prob(target)
+    return _weighted(-density - (0.0 if full else math.log(math.sqrt(2 * math.pi))), None)
+
+
 def _weighted(values: Tensor, weight: Tensor | None, divides: bool = False) -> tuple[Tensor, Tensor]:
     if weight is None:
         return values, torch.ones_like(values)

@@ -38,13 +38,15 @@ class Loss:
 
     name: str
     make: Callable[[int, int], tuple[Tensor, Tensor]]
+    # From the first tensor, what the loss needs beside the two.
+    rest: Callable[[Tensor], dict[str, Tensor]] = lambda _: {}
 
-    def ours(self, *args: Any, **options: Any) -> Tensor:
-        result: Tensor = getattr(L, self.name)(*args, **options)
+    def ours(self, input: Tensor, target: Tensor, **options: Any) -> Tensor:
+        result: Tensor = getattr(L, self.name)(input, target, **self.rest(input), **options)
         return result
 
-    def torchs(self, *args: Any, **options: Any) -> Tensor:
-        result: Tensor = getattr(F, self.name)(*args, **options)
+    def torchs(self, input: Tensor, target: Tensor, **options: Any) -> Tensor:
+        result: Tensor = getattr(F, self.name)(input, target, **self.rest(input), **options)
         return result
 
     def tensors(self, rows: int = ROWS, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
@@ -73,6 +75,19 @@ def _logits(rows: int, classes: int) -> tuple[Tensor, Tensor]:
     return 2 * torch.randn(rows, classes), torch.rand(rows, classes)
 
 
+def _signs(rows: int, classes: int) -> tuple[Tensor, Tensor]:
+    return 2 * torch.randn(rows, classes), 2.0 * torch.randint(2, (rows, classes)) - 1
+
+
+def _distributions(rows: int, classes: int) -> tuple[Tensor, Tensor]:
+    input, target = _probabilities(rows, classes)
+    return input.log(), target + 0.01
+
+
+def _counts(rows: int, classes: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(rows, classes), torch.randint(5, (rows, classes)).float()
+
+
 LOSSES = [
     Loss("l1_loss", _numbers),
     Loss("mse_loss", _numbers),
@@ -82,6 +97,12 @@ LOSSES = [
     Loss("nll_loss", _log_probs),
     Loss("binary_cross_entropy", _probabilities),
     Loss("binary_cross_entropy_with_logits", _logits),
+    Loss("soft_margin_loss", _signs),
+    Loss("hinge_embedding_loss", _signs),
+    Loss("margin_ranking_loss", _numbers, lambda input: {"target": torch.ones_like(input.detach())}),
+    Loss("kl_div", _distributions),
+    Loss("poisson_nll_loss", _counts),
+    Loss("gaussian_nll_loss", _numbers, lambda input: {"var": torch.full_like(input.detach(), 1.5)}),
 ]
 BY_NAME = {loss.name: loss for loss in LOSSES}
 CROSS_ENTROPY, MSE = BY_NAME["cross_entropy"], BY_NAME["mse_loss"]

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,8 +32,22 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "ignore_index": 2},
         {"label_smoothing": 0.2},
     ],
+    "multi_margin_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "p": 2, "margin": 0.5}],
+    "multilabel_margin_loss": [{}],
+    "multilabel_soft_margin_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0])}],
+    "cosine_embedding_loss": [{}, {"margin": 0.5}],
+    "triplet_margin_loss": [{}, {"margin": 2.5, "p": 1.0, "eps": 1e-3, "swap": True}, {"p": 3.0}],
     "nll_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "ignore_index": 2}],
+    "soft_margin_loss": [{}],
+    "hinge_embedding_loss": [{}, {"margin": 0.25}],
+    "margin_ranking_loss": [{}, {"margin": 0.25}],
+    "kl_div": [{}, {"log_target": True}],
+    "poisson_nll_loss": [{}, {"full": True}, {"eps": 0.5, "full": True}],
+    "gaussian_nll_loss": [{}, {"full": True}, {"eps": 0.5}],
 }
+
+# Newer than PyTorch's old flags.
+WITHOUT_FLAGS = ("huber_loss", "gaussian_nll_loss")
 
 SETTINGS_OF_CASES = [
     pytest.param(case, kwargs, id="-".join([case.name, *kwargs])) for case in CASES for kwargs in SETTINGS[case.name]
@@ -45,7 +60,7 @@ def pair(case: Case, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
 
 def loss_of(case: Case, criterion: nn.Module) -> Tensor:
     call = case.make("plain", (6, 5), torch.float32)
-    return criterion(call.input, call.target)
+    return call.run(criterion)
 
 
 def assert_same_loss(case: Case, one: nn.Module, other: nn.Module) -> None:
@@ -109,10 +124,27 @@ class TestLikeTorch:
             "binary_cross_entropy_with_logits": ("weight", "size_average", "reduce", "reduction", "pos_weight"),
             "cross_entropy": ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"),
             "nll_loss": ("weight", "size_average", "ignore_index", "reduce", "reduction"),
+            "multi_margin_loss": ("p", "margin", "weight", "size_average", "reduce", "reduction"),
+            "multilabel_margin_loss": ("size_average", "reduce", "reduction"),
+            "multilabel_soft_margin_loss": ("weight", "size_average", "reduce", "reduction"),
+            "cosine_embedding_loss": ("margin", "size_average", "reduce", "reduction"),
+            "triplet_margin_loss": ("margin", "p", "eps", "swap", "size_average", "reduce", "reduction"),
+            "soft_margin_loss": ("size_average", "reduce", "reduction"),
+            "hinge_embedding_loss": ("margin", "size_average", "reduce", "reduction"),
+            "margin_ranking_loss": ("margin", "size_average", "reduce", "reduction"),
+            "kl_div": ("size_average", "reduce", "reduction"),
+            "poisson_nll_loss": ("log_input", "full", "size_average", "eps", "reduce", "reduction"),
+            # All its arguments are keywords.
+            "gaussian_nll_loss": (),
         }[case.name]
-        defaults = {"beta": 1.0, "delta": 1.0, "ignore_index": -100, "label_smoothing": 0.0}
+        defaults = {"beta": 1.0, "delta": 1.0, "ignore_index": -100, "label_smoothing": 0.0, "log_input": True}
+        defaults |= {"full": False, "eps": 1e-6 if case.name == "triplet_margin_loss" else 1e-8, "swap": False}
+        without_margin = ("margin_ranking_loss", "cosine_embedding_loss")
+        defaults |= {"margin": 0.0 if case.name in without_margin else 1.0}
+        defaults |= {"p": 1 if case.name == "multi_margin_loss" else 2.0}
         given = {**defaults, **kwargs, "reduction": reduction}
-        ours = case.module(*(given.get(name) for name in order))
+        rest = {name: value for name, value in {**kwargs, "reduction": reduction}.items() if name not in order}
+        ours = case.module(*(given.get(name) for name in order), **rest)
         assert repr(ours) == repr(theirs)
         assert_same_loss(case, ours, theirs)
 
@@ -130,10 +162,21 @@ def test_functions_take_positions_in_torch_order(case: Case) -> None:
         "binary_cross_entropy_with_logits": (weight, None, None, "sum", torch.rand(5)),
         "cross_entropy": (weight, None, 1, None, "sum", 0.2),
         "nll_loss": (weight, None, 1, None, "sum"),
+        "multi_margin_loss": (2, 0.5, torch.rand(5), None, None, "sum"),
+        "multilabel_margin_loss": (None, None, "sum"),
+        "multilabel_soft_margin_loss": (torch.rand(5), None, None, "sum"),
+        "cosine_embedding_loss": (0.25, None, None, "sum"),
+        "triplet_margin_loss": (2.5, 1.0, 1e-3, True, None, None, "sum"),
+        "soft_margin_loss": (None, None, "sum"),
+        "hinge_embedding_loss": (0.25, None, None, "sum"),
+        "margin_ranking_loss": (0.25, None, None, "sum"),
+        "kl_div": (None, None, "sum", True),
+        "poisson_nll_loss": (True, True, None, 1e-8, None, "sum"),
+        "gaussian_nll_loss": (True, 0.5, "sum"),
     }
     arguments = positions[case.name]
-    ours = case.function(call.input, call.target, *arguments)
-    torch.testing.assert_close(ours, case.torch_function(call.input, call.target, *arguments), rtol=2e-6, atol=0)
+    ours = case.function(*call.tensors, *arguments)
+    torch.testing.assert_close(ours, case.torch_function(*call.tensors, *arguments), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
@@ -148,8 +191,8 @@ def test_dtype_and_device_moves(case: Case) -> None:
                 assert mine.device == their.device
     criterion, theirs = pair(case, **SETTINGS[case.name][-1])
     call = case.make("plain", (6, 5), torch.float64)
-    expected = theirs.double()(call.input, call.target)
-    torch.testing.assert_close(criterion.double()(call.input, call.target), expected, rtol=1e-14, atol=0)
+    expected = call.run(theirs.double())
+    torch.testing.assert_close(call.run(criterion.double()), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
@@ -180,7 +223,7 @@ def test_settings_changed_after_construction(case: Case) -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("case", [case for case in CASES if case.name != "huber_loss"], ids=repr)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name not in WITHOUT_FLAGS], ids=repr)
 def test_legacy_flags(case: Case, flags: dict[str, bool], reduction: str) -> None:
     """They win over `reduction`, with a warning that says what to write."""
     other = "sum" if reduction == "mean" else "mean"
@@ -192,7 +235,7 @@ def test_legacy_flags(case: Case, flags: dict[str, bool], reduction: str) -> Non
     assert_same_loss(case, ours, theirs)
     call = case.make("plain", (6, 5), torch.float32)
     with pytest.warns(UserWarning, match="deprecated") as seen:
-        loss = case.function(call.input, call.target, **flags, reduction=other)
+        loss = case.function(call.input, call.target, **call.kwargs, **flags, reduction=other)
     message = f"size_average and reduce are deprecated: write reduction={reduction!r} instead."
     # It names the line of the call.
     (warning,) = seen
@@ -211,14 +254,17 @@ def test_options_of_a_batch_go_to_the_call(case: Case, variant: str) -> None:
         return
     shape = case.loss_shape(call)
     options = {"mask": torch.arange(shape.numel()).reshape(shape) % 3 != 1, "sample_weight": torch.rand(shape)}
-    criterion = case.module(out_dtype=torch.float64, on_empty="zero", **call.kwargs)
-    ours = criterion(call.input, call.target, **options)
+    data = {call.third} if call.third else set()
+    settings = {name: value for name, value in call.kwargs.items() if name not in data}
+    criterion = case.module(out_dtype=torch.float64, on_empty="zero", **settings)
+    given = replace(call, kwargs={name: call.kwargs[name] for name in data})
+    ours = given.run(criterion, **options)
     assert ours.dtype == torch.float64
     assert torch.equal(ours, call.run(case.function, out_dtype=torch.float64, on_empty="zero", **options))
-    ours = criterion(call.input, call.target, normalizer=3.0)
+    ours = given.run(criterion, normalizer=3.0)
     assert torch.equal(ours, call.run(case.function, out_dtype=torch.float64, normalizer=3.0))
     nothing = torch.zeros(shape, dtype=torch.bool)
-    assert criterion(call.input, call.target, mask=nothing).item() == 0
+    assert given.run(criterion, mask=nothing).item() == 0
     with pytest.raises(TypeError):
         case.module(sample_weight=options["sample_weight"])
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from losskit.core.reduction import Reduction
 from losskit.kernels import cpu
 from losskit.kernels.cpu import extension
+from losskit.losses import distribution as distribution_definitions
+from losskit.losses import margin as margin_definitions
 from losskit.losses import pointwise as pointwise_definitions
 from losskit.losses import softmax as softmax_definitions
 
@@ -71,6 +73,19 @@ class Kernels:
             None if gradient is None else self._mutant.gradient(gradient, arguments).to(gradient.dtype),
         )
 
+    def fused(self, **arguments: Any) -> Any:
+        # Of each tensor a gradient.
+        result = extension.ext.fused(**self._mutant.given(dict(arguments)))
+        if result is None:
+            return None
+        loss, gradients = result
+        input, target, *_ = arguments["tensors"]
+        about = arguments | {"input": input, "target": target}
+        return (
+            None if loss is None else self._mutant.loss(loss, about).to(loss.dtype),
+            [None if one is None else self._mutant.gradient(one, about).to(one.dtype) for one in gradients],
+        )
+
     def lean_pointwise(self, kernel: Any, input: Tensor, target: Tensor, *rest: Any) -> Any:
         return self._mutate_lean(extension.ext.lean_pointwise(kernel, input, target, *rest), input, target)
 
@@ -91,7 +106,7 @@ class Kernels:
 
 def put(monkeypatch: pytest.MonkeyPatch, mutant: Mutant) -> None:
     # By name, since the package shows functions of the same names.
-    for name in ("autograd", "class_loss", "pointwise"):
+    for name in ("autograd", "class_loss", "fused", "pointwise"):
         monkeypatch.setattr(importlib.import_module(f"losskit.kernels.cpu.{name}"), "ext", Kernels(mutant))
 
 
@@ -374,7 +389,12 @@ DEFINITIONS: dict[str, Callable[[Tensor], Tensor]] = {
 PLACES = {
     "cross_entropy": (softmax_definitions, "cross_entropy"),
     "nll_loss": (softmax_definitions, "nll_loss"),
-} | {case.name: (pointwise_definitions, case.name) for case in CASES if not case.classes}
+} | {
+    case.name: (module, case.name)
+    for case in CASES
+    for module in (pointwise_definitions, margin_definitions, distribution_definitions)
+    if hasattr(module, case.name)
+}
 
 
 def mutate_definition(monkeypatch: pytest.MonkeyPatch, case: Case, change: Callable[[Tensor], Tensor]) -> None:

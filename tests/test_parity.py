@@ -30,13 +30,17 @@ OPS_AND_DTYPES = [
 
 def test_every_loss_is_in_the_data() -> None:
     assert set(OPS) == set(BY_NAME)
-    assert all(case.torch_module in MODULES for case in CASES)
+    assert {case.name for case in CASES if case.torch_module not in MODULES} == {
+        # torch has samples of the function alone.
+        "triplet_margin_loss"
+    }
 
 
 def as_call(case: Case, sample: Any) -> Call:
     bound = inspect.signature(case.torch_function).bind(sample.input, *sample.args, **sample.kwargs)
     arguments = dict(bound.arguments)
-    return Call(arguments.pop("input"), arguments.pop("target"), arguments)
+    first, second = list(inspect.signature(case.torch_function).parameters)[:2]
+    return Call(arguments.pop(first), arguments.pop(second), arguments)
 
 
 def recorded(call: Call, function: Any, **more: Any) -> tuple[Tensor, list[type[Warning]]]:
@@ -47,10 +51,9 @@ def recorded(call: Call, function: Any, **more: Any) -> tuple[Tensor, list[type[
 
 
 def gradients(call: Call, result: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
-    wanted = {name: tensor for name, tensor in (("input", call.input), ("target", call.target)) if tensor.requires_grad}
-    for name, value in call.kwargs.items():
-        if isinstance(value, Tensor) and value.requires_grad:
-            wanted[name] = value
+    # The sign tells a keyword from the first two tensors, whatever their names are.
+    tensors = {"input": call.input, "target": call.target} | {f"{name}=": value for name, value in call.kwargs.items()}
+    wanted = {name: value for name, value in tensors.items() if isinstance(value, Tensor) and value.requires_grad}
     if not result.requires_grad:
         assert not wanted
         return {}
@@ -68,7 +71,7 @@ def needing_what_it_needed(copy: Call, original: Call) -> Call:
     if copy.target.is_floating_point() or copy.target.is_complex():
         copy.target.requires_grad_(original.target.requires_grad)
     for name, value in original.kwargs.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
             copy.kwargs[name].requires_grad_(value.requires_grad)
     return copy
 
@@ -101,10 +104,11 @@ def assert_parity(case: Case, call: Call, backend: str) -> None:
     for name, gradient in our.items():
         assert gradient.dtype == theirs[name].dtype
         if name == "input" and not call.input.is_complex():
-            # Of one class the gradient is 0, left over from terms of the size of grad_output.
-            one_class = case.classes and call.input.shape[:2][-1] == 1
-            floor = float(grad_output.abs().max()) if one_class and grad_output.numel() else 0.0
-            assert_gradient_as_exact(case, call, gradient, true[name], theirs[name], floor=floor)
+            # In float64 the yardstick is torch itself, which adds the terms of a row one after the other here.
+            loops = case.twice is not None and gradient.dtype == torch.float64 and call.input.ndim > 0
+            steps = max(8, call.input.shape[-1]) if loops else 8
+            floor = case.floor(call, grad_output)
+            assert_gradient_as_exact(case, call, gradient, true[name], theirs[name], steps=steps, floor=floor)
         else:
             assert_as_exact(gradient, true[name], theirs[name], steps=8, what=f"gradient by {name}")
 
@@ -146,8 +150,15 @@ def test_operator_errors(name: str, backend: str) -> None:
     assert seen > 0
 
 
-@pytest.mark.parametrize("dtype", REAL_DTYPES, ids=dtype_name)
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        pytest.param(case, dtype, id=f"{case.name}-{dtype_name(dtype)}")
+        for case in CASES
+        if case.torch_module in MODULES
+        for dtype in (REAL_DTYPES if case.halves_in_torch else (torch.float64, torch.float32))
+    ],
+)
 def test_module_samples(case: Case, dtype: torch.dtype) -> None:
     info = MODULES[case.torch_module]
     inputs = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=True)
@@ -159,8 +170,9 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
             ours = case.module(*made.args, **made.kwargs)
             theirs = case.torch_module(*made.args, **made.kwargs)
             assert repr(ours) == repr(theirs)
-            input, target = forward.args
-            call = Call(input, target)
+            input, target, *rest = forward.args
+            names = list(inspect.signature(case.torch_module.forward).parameters)[3:]
+            call = Call(input, target, dict(zip(names, rest, strict=False)))
             # A weight that the module holds is part of the numbers, so it is widened with them.
             wide_module = case.torch_module(*made.args, **made.kwargs).double()
             wide = needing_what_it_needed(differentiable(call.wide()), call)
@@ -181,7 +193,9 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in CASES if MODULES[case.torch_module].module_error_inputs_func is not None], ids=repr
+    "case",
+    [case for case in CASES if getattr(MODULES.get(case.torch_module), "module_error_inputs_func", None) is not None],
+    ids=repr,
 )
 def test_module_errors(case: Case) -> None:
     info = MODULES[case.torch_module]
@@ -200,8 +214,8 @@ def test_own_samples(case: Case, dtype: torch.dtype) -> None:
     for variant in case.variants:
         for shape in case.shapes:
             for reduction in ("none", "mean", "sum"):
-                call = case.make(variant, shape, dtype).leaves(target=False)
-                call = Call(call.input, call.target, {**call.kwargs, "reduction": reduction})
+                call = case.make(variant, shape, dtype).leaves()
+                call = replace(call, kwargs={**call.kwargs, "reduction": reduction})
                 assert_parity(case, call, "auto")
 
 

@@ -37,12 +37,6 @@ def check_tensor(function: str, name: str, value: object) -> None:
         raise LosskitTypeError(f"{function}: {name} must be a torch.Tensor, got {type(value).__name__}.")
 
 
-def check_reduction(function: str, reduction: object) -> None:
-    # An int equals no name; a list is not hashable: compare, do not look up.
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
-        raise LosskitValueError(f"{function}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}.")
-
-
 def check_choice(function: str, name: str, value: object, choices: Sequence[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(map(repr, choices[:-1])) + f" or {choices[-1]!r}"
@@ -53,6 +47,23 @@ def check_number(function: str, name: str, value: object) -> None:
     # A bool is one, as for torch, and so is a NumPy scalar.
     if not isinstance(value, (int, float, numbers.Real)):
         raise LosskitTypeError(f"{function}: {name} must be a number, got {type(value).__name__}.")
+
+
+def check_tensors(function: str, **tensors: object) -> None:
+    for name, tensor in tensors.items():
+        check_tensor(function, name, tensor)
+
+
+def check_bool(function: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise LosskitTypeError(f"{function}: {name} must be a bool, got {type(value).__name__}.")
+
+
+def check_positive_margin(function: str, margin: object) -> None:
+    check_number(function, "margin", margin)
+    value: float = margin  # type: ignore[assignment]  # check_number has seen that it is a number
+    if value <= 0:
+        raise LosskitValueError(f"{function}: margin must be greater than 0, got {value:g}.")
 
 
 def check_devices(function: str, **tensors: Tensor | None) -> None:
@@ -101,9 +112,14 @@ def check_not_bool(function: str, **tensors: Tensor) -> None:
 
 
 def check_common_options(
-    function: str, reduction: object, on_empty: object, out_dtype: object, backend: object
+    function: str,
+    reduction: object,
+    on_empty: object,
+    out_dtype: object,
+    backend: object,
+    reductions: Sequence[str] = REDUCTIONS,
 ) -> None:
-    check_reduction(function, reduction)
+    check_choice(function, "reduction", reduction, reductions)
     check_choice(function, "on_empty", on_empty, ("nan", "zero", "raise"))
     check_choice(function, "backend", backend, BACKENDS)
     if out_dtype is not None and out_dtype not in FLOAT_DTYPES:
@@ -169,6 +185,7 @@ def reduction_for(function: str, options: Options, shape: torch.Size, input: Ten
         function=function,
         name=options.reduction,
         shape=shape,
+        samples=input.shape[0] if input.ndim else 1,
         sample_weight=None if sample_weight is None else sample_weight.expand(shape),
         mask=None if mask is None else mask.expand(shape),
         normalizer=options.normalizer,
@@ -237,6 +254,76 @@ def broadcast_shape(function: str, input: Tensor, target: Tensor) -> torch.Size:
         stacklevel=4,
     )
     return shape
+
+
+def common_shape(function: str, **tensors: Tensor) -> torch.Size:
+    """The shape that the tensors broadcast to."""
+    first, *rest = tensors.values()
+    if all(tensor.shape == first.shape for tensor in rest):
+        return first.shape
+    try:
+        return torch.Size(torch.broadcast_shapes(*(tensor.shape for tensor in tensors.values())))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {shape_of(tensor)}" for name, tensor in tensors.items())
+        raise LosskitRuntimeError(f"{function}: the shapes do not broadcast: {shapes}.") from None
+
+
+def check_not_enlarged(function: str, shape: torch.Size, input: Tensor, target: Tensor) -> None:
+    """The target may be expanded to the shape of the input, but not the other way round."""
+    if shape != input.shape:
+        raise LosskitRuntimeError(
+            f"{function}: target must broadcast to the shape of input, {shape_of(input)}, got {shape_of(target)}."
+        )
+
+
+def check_same_ndim(function: str, **tensors: Tensor) -> None:
+    if len({tensor.ndim for tensor in tensors.values()}) > 1:
+        shapes = ", ".join(f"{name} {shape_of(tensor)}" for name, tensor in tensors.items())
+        raise LosskitRuntimeError(f"{function}: the tensors must have the same number of dimensions, got {shapes}.")
+
+
+def check_arithmetic(function: str, **tensors: Tensor) -> None:
+    """Real numbers, of a dtype that can be computed with; integers too."""
+    for name, tensor in tensors.items():
+        if is_inexact(tensor):
+            check_floating(function, name, tensor)
+
+
+def variance_of(function: str, input: Tensor, var: object) -> Tensor:
+    """The variances in a shape that broadcasts against the input."""
+    if isinstance(var, float):
+        if var < 0:
+            raise LosskitValueError(f"{function}: var must not be negative, got {var:g}.")
+        # Of integers the loss is computed in the default dtype.
+        return input.new_full((), var, dtype=None if input.is_floating_point() else torch.get_default_dtype())
+    if not isinstance(var, Tensor):
+        raise LosskitTypeError(f"{function}: var must be a torch.Tensor or a float, got {type(var).__name__}.")
+    if not var.is_floating_point():
+        check_floating(function, "var", var)
+    if var.shape == input.shape:
+        return var
+    if var.shape == input.shape[:-1]:
+        return var.unsqueeze(-1)
+    differing = [size for size, full in zip(var.shape, input.shape, strict=False) if size != full]
+    if var.ndim != input.ndim or differing != [1]:
+        short = " or ".join(str((*input.shape[:-1], *rest)) for rest in ((1,), ())) if input.ndim else "()"
+        raise LosskitValueError(
+            f"{function}: var must have the shape of input, {shape_of(input)}, or that with one dimension of size 1, "
+            f"or without the last dimension, {short}, got {shape_of(var)}."
+        )
+    return var
+
+
+def check_variances(function: str, var: Tensor) -> None:
+    if not is_plain(var):
+        return
+    negative = var.detach() < 0
+    found = int(negative.sum())
+    if found:
+        raise LosskitValueError(
+            f"{function}: {found} of {var.numel()} values of var are negative (min={float(var.detach().min()):g}): "
+            "a network that puts out log-variances needs var.exp()."
+        )
 
 
 def check_same_shape(function: str, input: Tensor, target: Tensor) -> None:
@@ -402,6 +489,32 @@ def check_ignore_index(function: str, ignore_index: int) -> None:
         raise LosskitRuntimeError(f"{function}: ignore_index must fit 64 bits, got {ignore_index}.")
 
 
+def check_range(function: str, target: Tensor, lowest: int, classes: int) -> None:
+    """Every class index lies in [lowest, classes). A RuntimeError, which is what torch raises for the margin losses."""
+    if not is_plain(target) or target.numel() == 0:
+        return
+    outside = (target < lowest) | (target >= classes)
+    found = int(outside.sum())
+    if not found:
+        return
+    first = [int(place) for place in outside.nonzero()[0]]
+    at = "" if not first else f" at index {first[0]}" if len(first) == 1 else f" at row {first[0]}, place {first[1]}"
+    low, high = int(target.min()), int(target.max())
+    seen = f"min={low}, max={high}"
+    listed = sorted(set(target[outside].tolist()))
+    if low >= 1 and high == classes:
+        cause = f"{seen}=C: these labels look 1-based."
+    elif len(listed) == 1 and listed[0] < 0 and lowest == 0:
+        cause = f"{seen}: if {listed[0]} marks samples to leave out: mask=(target != {listed[0]})?"
+    else:
+        cause = f"{seen}: {classes} is the number of classes in input."
+    shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
+    raise LosskitRuntimeError(
+        f"{function}: {found} of {target.numel()} targets lie outside [{lowest}, {classes}): {{{shown}}}"
+        f"{', first' + at if at else ''}. {cause}"
+    )
+
+
 def check_class_range(function: str, target: Tensor, classes: int, counts: Tensor) -> None:
     """Every index that counts lies in [0, classes)."""
     if not is_plain(target) or target.numel() == 0:
@@ -433,3 +546,79 @@ def _likely_cause(low: int, high: int, classes: int, wrong: list[int]) -> str:
     if len(wrong) == 1 and wrong[0] < 0:
         return f"{seen}: if {wrong[0]} marks samples to leave out: ignore_index={wrong[0]}?"
     return f"{seen}: {classes} is the size of the class dimension of input."
+
+
+def check_int64(function: str, target: Tensor) -> None:
+    if target.dtype != torch.int64:
+        raise LosskitRuntimeError(
+            f"{function}: target must hold class indices of dtype int64, got {dtype_of(target)}: target.long()?"
+        )
+
+
+def check_row_of_scores(function: str, input: Tensor) -> None:
+    """(N, C), (C) or, of one class, ()."""
+    if input.ndim > 2 or (input.ndim > 0 and input.shape[-1] == 0):
+        raise LosskitRuntimeError(
+            f"{function}: input must have the shape (N, C) or (C) with at least one class, got {shape_of(input)}."
+        )
+
+
+def check_index_per_row(function: str, input: Tensor, target: Tensor) -> None:
+    rows = input.shape[0] if input.ndim == 2 else 1
+    if target.ndim > 1 or target.numel() != rows:
+        expected = f"({rows},)" if input.ndim == 2 else "() or (1,)"
+        fix = ": target.flatten()?" if target.numel() == rows else "."
+        raise LosskitRuntimeError(
+            f"{function}: input {shape_of(input)} takes a class index per row, target of shape {expected}, got "
+            f"{shape_of(target)}{fix}"
+        )
+
+
+def check_list_per_row(function: str, input: Tensor, target: Tensor) -> None:
+    single = input.ndim < 2 and target.ndim < 2 and input.numel() == target.numel()
+    if not single and input.shape != target.shape:
+        raise LosskitRuntimeError(
+            f"{function}: target must have the shape of input, {shape_of(input)}, a list of classes per row that ends "
+            f"before a -1, got {shape_of(target)}."
+        )
+
+
+def check_one_sign_per_pair(function: str, input1: Tensor, input2: Tensor, target: Tensor) -> None:
+    if target.ndim > 1:
+        raise LosskitRuntimeError(
+            f"{function}: target must hold one sign per pair of vectors, shape (N,) or (), got {shape_of(target)}."
+        )
+    if input1.ndim != target.ndim + 1 or input2.ndim != target.ndim + 1:
+        expected = "(N, D)" if target.ndim else "(D)"
+        raise LosskitRuntimeError(
+            f"{function}: a target of shape {shape_of(target)} takes inputs of shape {expected}, got "
+            f"{shape_of(input1)} and {shape_of(input2)}."
+        )
+
+
+def check_same_dims(function: str, **tensors: Tensor) -> None:
+    dims = [tensor.ndim for tensor in tensors.values()]
+    if any(ndim != dims[0] for ndim in dims):
+        names = list(tensors)
+        raise LosskitRuntimeError(
+            f"{function}: {', '.join(names[:-1])} and {names[-1]} must have the same number of dimensions, got shapes "
+            f"{', '.join(map(shape_of, tensors.values()))}."
+        )
+
+
+def shape_of_rows(function: str, *pairs: tuple[tuple[str, torch.Size], tuple[str, torch.Size]]) -> torch.Size:
+    """The shape of one value per row, of pairs of named shapes that broadcast; the rows broadcast between the pairs."""
+    rows = []
+    for (first_name, first), (second_name, second) in pairs:
+        try:
+            rows.append(torch.broadcast_shapes(first, second)[:-1])
+        except RuntimeError:
+            raise LosskitRuntimeError(
+                f"{function}: {second_name} must have the shape of {first_name}, {tuple(first)}, got {tuple(second)}, "
+                "and the two do not broadcast."
+            ) from None
+    try:
+        return torch.Size(torch.broadcast_shapes(*rows))
+    except RuntimeError:
+        shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in dict(sum(pairs, ())).items())
+        raise LosskitRuntimeError(f"{function}: the rows of {shapes} do not broadcast.") from None

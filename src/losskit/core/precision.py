@@ -41,5 +41,11 @@ def common_dtype(*tensors: Tensor | None) -> torch.dtype:
     return total.dtype
 
 
+def floating_dtype(*tensors: Tensor) -> torch.dtype:
+    """The same for losses that take integers: the default dtype where all tensors are of integers."""
+    dtype = common_dtype(*tensors)
+    return dtype if dtype.is_floating_point else torch.get_default_dtype()
+
+
 def narrow(loss: Tensor, out_dtype: torch.dtype) -> Tensor:
     return loss if loss.dtype == out_dtype else loss.to(out_dtype)

@@ -10,6 +10,8 @@ from torch import Tensor
 from losskit.errors import EmptyLossError
 
 REDUCTIONS = ("none", "mean", "sum")
+# Those of kl_div. "batchmean" is the mean over samples, the rows of the first axis, of the sum of a sample's losses.
+WITH_BATCHMEAN = (*REDUCTIONS, "batchmean")
 
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None) -> str:
@@ -50,6 +52,8 @@ class Reduction:
     name: str
     # Of the unreduced loss.
     shape: torch.Size
+    # The length of the first axis of the input.
+    samples: int
     # Both expanded to `shape`.
     sample_weight: Tensor | None
     mask: Tensor | None
@@ -62,9 +66,9 @@ class Reduction:
         `counts` is what each loss adds to the divisor of the mean (0 where it does not count), of shape `shape`, or
         None where each adds 1.
         """
-        mean = self.name == "mean" and self.normalizer is None
+        mean = self.name in ("mean", "batchmean") and self.normalizer is None
         total = self._total(counts) if mean or self.on_empty != "nan" else None
-        divisor = self.normalizer if self.normalizer is not None else total if mean else 1.0
+        divisor = self.normalizer if self.normalizer is not None else self._mean_over(total) if mean else 1.0
         if divisor is None or total is None or self.on_empty == "nan":
             return 1.0 if divisor is None else divisor
         # The sum of nothing is 0, and stays connected to the graph when it is divided by 1.
@@ -77,6 +81,14 @@ class Reduction:
                 raise self._empty_error()
             return divisor
         return torch.where(total == 0, torch.ones_like(total), divisor)
+
+    def _mean_over(self, total: Tensor | float | None) -> Tensor | float | None:
+        """What the mean divides by, of the number of losses that count."""
+        losses = math.prod(self.shape)
+        if total is None or self.name == "mean":
+            return total
+        # As many samples as there would be without weights and a mask, times the share of what counts.
+        return total * self.samples / losses if losses else float(self.samples)
 
     def _total(self, counts: Tensor | None) -> Tensor | float:
         """The number of losses that count, each times its weight."""
@@ -102,6 +114,8 @@ class Reduction:
         if plain and self.name == "mean" and self.on_empty == "nan":
             # Not a sum over a number: that number would be a constant of a traced graph.
             return values.mean()
+        if plain and self.name == "batchmean" and self.on_empty == "nan" and values.shape[:1] in ((), (self.samples,)):
+            return values.flatten(1).sum(1).mean() if values.ndim > 1 else values.mean()
         total, divisor = values.sum(), self.divisor(counts)
         if isinstance(divisor, Tensor):
             return total / divisor.to(total.dtype)

@@ -53,8 +53,13 @@ def fused_loss(
     no_kernel: str = "",
 ) -> Tensor:
     """A loss whose shapes and dtypes have been checked. `shape` is that of the unreduced loss."""
-    out_dtype = tensors[0].dtype if options.out_dtype is None else options.out_dtype
     reduction = inputs.reduction_for(function, options, shape, tensors[0])
+    if not rows:
+        tensors = tuple(tensor if tensor.shape == shape else tensor.expand(shape) for tensor in tensors)
+    if not rows and tensors[0].dtype == torch.float32:
+        # Integers beside float32 are computed as float32, and then by the kernel. Half precision would round them.
+        tensors = tuple(tensor if inputs.is_inexact(tensor) else tensor.float() for tensor in tensors)
+    out_dtype = tensors[0].dtype if options.out_dtype is None else options.out_dtype
     return run(
         FusedCall(
             function,
@@ -116,17 +121,18 @@ def kernel_obstacle(call: FusedCall, tensors: tuple[Tensor, ...]) -> str | None:
     reason = obstacle(*tensors, reduction.mask, *factors)
     if reason is not None:
         return reason
-    numbers = [tensor for tensor in tensors if tensor.is_floating_point()]
+    # A loss per row may take class indices.
+    numbers = [tensor for tensor in tensors if not call.rows or tensor.is_floating_point()]
     if numbers[0].dtype not in cpu.DTYPES or any(tensor.dtype != numbers[0].dtype for tensor in numbers):
         return (
             "the kernel takes float32, bfloat16 or float16, the same for each tensor, not "
             f"{' and '.join(inputs.dtype_of(tensor) for tensor in numbers)}"
         )
-    for tensor in tensors:
-        if tensor.shape not in (tensors[0].shape, reduction.shape):
-            return "the tensors have different shapes"
-        if not tensor.is_floating_point() and tensor.dtype != torch.int64:
-            return f"a tensor is {inputs.dtype_of(tensor)}"
+    whole = tensors[0].shape
+    if (whole[:-1] if call.rows else whole) != reduction.shape or (call.rows and not whole):
+        return "the tensors have different shapes"
+    if any(tensor.shape not in (whole, reduction.shape) for tensor in tensors):
+        return "the tensors have different shapes"
     if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):
         return "a weight is float64"
     if torch.is_grad_enabled():

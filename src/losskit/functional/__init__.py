@@ -17,7 +17,20 @@ Every loss takes these keywords beyond PyTorch's:
 
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
-from losskit.functional._margin import soft_margin_loss
+from losskit.functional._distribution import gaussian_nll_loss, kl_div, poisson_nll_loss
+from losskit.functional._embedding import (
+    cosine_embedding_loss,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
+from losskit.functional._margin import (
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+)
 from losskit.functional._pointwise import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -31,14 +44,25 @@ from losskit.functional._softmax import cross_entropy, nll_loss
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
     "cross_entropy",
+    "gaussian_nll_loss",
+    "hinge_embedding_loss",
     "huber_loss",
+    "kl_div",
     "l1_loss",
     "log_softmax",
     "logsigmoid",
+    "margin_ranking_loss",
     "mse_loss",
+    "multi_margin_loss",
+    "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
+    "poisson_nll_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
     "softmax",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
 ]

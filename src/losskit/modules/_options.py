@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from losskit.core import inputs
+from losskit.core.reduction import REDUCTIONS
 
 
 class Options(nn.Module):
@@ -16,6 +17,8 @@ class Options(nn.Module):
     out_dtype: torch.dtype | None = None
     backend: str = "auto"
     reduction: str
+    # What `reduction` can be.
+    reductions = REDUCTIONS
 
     def __init__(
         self,
@@ -27,7 +30,7 @@ class Options(nn.Module):
     ) -> None:
         super().__init__(*args, **kwargs)
         # A wrong name is better found where it is written than in the first batch.
-        inputs.check_common_options(type(self).__name__, self.reduction, on_empty, out_dtype, backend)
+        inputs.check_common_options(type(self).__name__, self.reduction, on_empty, out_dtype, backend, self.reductions)
         self.on_empty = on_empty
         self.out_dtype = out_dtype
         self.backend = backend

@@ -31,7 +31,7 @@ GRADIENTS = {
     SOFT_MARGIN: (0,),
     HINGE_EMBEDDING: (0,),
     MARGIN_RANKING: (0, 1),
-    KL_DIV: (0,),
+    KL_DIV: (0, 1),
     POISSON_NLL: (0,),
     GAUSSIAN_NLL: (0, 1, 2),
     MULTI_MARGIN: (0,),
@@ -66,7 +66,7 @@ def _lean_gradients(
     state: Any, saved: tuple[Tensor, ...], upstream: float, needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     kernel, parameters, reduction, _, _ = state
-    losses = saved[0].numel() // max(saved[0].shape[-1], 1) if kernel in ROWS else saved[0].numel()
+    losses = saved[0].shape[:-1].numel() if kernel in ROWS else saved[0].numel()
     divisor = float(losses) if reduction == "mean" else 1.0
     return _gradients(kernel, parameters, saved, (None, None, None), None, divisor, upstream, needs)
 
