@@ -33,22 +33,41 @@ def obstacle(*tensors: Tensor | None) -> str | None:
     """Why a kernel that reads memory cannot run on these tensors, or None."""
     if torch.compiler.is_compiling():
         return "torch.compile is tracing"
-    state = _mode()
-    if state is not None:
-        return state
+    reason = _mode() or _foreign(*tensors)
+    if reason is not None:
+        return reason
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return "a tensor is batched by vmap"
+        if tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor():
+            return "a tensor is a lazy negative, conjugate or zero"
+    return None
+
+
+def trace_obstacle(*tensors: Tensor | None) -> str | None:
+    """Why torch.compile cannot take a kernel on these tensors into its graph, as an operator, or None."""
+    if torch.compiler.is_exporting():
+        # An exported graph is to run where losskit is not installed.
+        return "torch.export is tracing"
+    # Dynamo cannot compare peek_interpreter_stack() with None.
+    if torch._C._are_functorch_transforms_active():
+        return "a torch.func transform is active"
+    # Lazy negatives are no obstacle: torch resolves them before it calls an operator.
+    return _foreign(*tensors)
+
+
+def _foreign(*tensors: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor is None:
             continue
         if type(tensor) is not Tensor and type(tensor) is not Parameter:
             return f"{type(tensor).__name__} is a subclass of Tensor"
-        if torch._C._functorch.is_legacy_batchedtensor(tensor):
-            return "a tensor is batched by vmap"
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}"
         if tensor.layout != torch.strided:
             return f"a tensor has the layout {tensor.layout}"
-        if tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor():
-            return "a tensor is a lazy negative, conjugate or zero"
         if tensor.ndim > MAX_DIMS:
             return f"a tensor has more than {MAX_DIMS} dimensions"
     return None

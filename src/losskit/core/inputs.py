@@ -336,8 +336,12 @@ def check_same_shape(function: str, input: Tensor, target: Tensor) -> None:
 
 def check_probabilities(function: str, name: str, values: Tensor, mask: Tensor | None) -> None:
     """All that count lie in [0, 1]; a NaN does not."""
-    if not is_plain(values, mask):
-        return
+    if is_plain(values, mask):
+        check_plain_probabilities(function, name, values, mask)
+
+
+def check_plain_probabilities(function: str, name: str, values: Tensor, mask: Tensor | None) -> None:
+    """The same of values that are there to be read."""
     values = values.detach() if mask is None else values.detach()[mask]
     if values.numel() == 0:
         return
@@ -517,7 +521,13 @@ def check_range(function: str, target: Tensor, lowest: int, classes: int) -> Non
 
 def check_class_range(function: str, target: Tensor, classes: int, counts: Tensor) -> None:
     """Every index that counts lies in [0, classes)."""
-    if not is_plain(target) or target.numel() == 0:
+    if is_plain(target):
+        check_plain_class_range(function, target, classes, counts)
+
+
+def check_plain_class_range(function: str, target: Tensor, classes: int, counts: Tensor) -> None:
+    """The same of a target whose values are there to be read."""
+    if target.numel() == 0:
         return
     # A comparison in uint8 would take the number of classes modulo 256.
     target = target.long()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.dispatch import named_backend_error, note, obstacle
+from losskit.core.dispatch import named_backend_error, note, obstacle, trace_obstacle
 from losskit.core.precision import common_dtype, narrow, widen
 from losskit.core.reduction import Options, Reduction, where
 from losskit.errors import LosskitValueError
@@ -112,8 +112,13 @@ def run(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
         return by_definition(call, input, target)
     if call.backend == "triton":
         raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
+    compiling = torch.compiler.is_compiling()
     reason = kernel_obstacle(call, input, target)
+    if reason is None and compiling:
+        reason = operator_obstacle(call, input)
     if reason is None:
+        if compiling:
+            return by_operator(call, input, target)
         note("cpu", cpu.description())
         return by_kernel(call, input, target)
     if call.backend == "cpu":
@@ -146,7 +151,8 @@ def kernel_obstacle(call: PointwiseCall, input: Tensor, target: Tensor) -> str |
     reduction = call.reduction
     normalizer = reduction.normalizer if isinstance(reduction.normalizer, Tensor) else None
     factors = (call.weight, call.pos_weight, reduction.sample_weight, normalizer)
-    reason = obstacle(input, target, reduction.mask, *factors)
+    compiling = torch.compiler.is_compiling()
+    reason = (trace_obstacle if compiling else obstacle)(input, target, reduction.mask, *factors)
     if reason is not None:
         return reason
     if input.dtype not in cpu.DTYPES or target.dtype != input.dtype:
@@ -166,39 +172,94 @@ def kernel_obstacle(call: PointwiseCall, input: Tensor, target: Tensor) -> str |
     return None
 
 
+def operator_obstacle(call: PointwiseCall, input: Tensor) -> str | None:
+    """Why the graph of torch.compile does not get an operator for this call that the kernel can run, or None."""
+    # One thread, forward and backward, the time of the definition as Inductor compiles it over that of the operator.
+    # Losses of a difference: 5.6 on 10^7 numbers that lie in memory, but 0.92 to 1.04 on what the graph has computed,
+    # 0.64 to 0.83 on 10^5. Binary cross entropy of a sigmoid or tanh: 1.4 to 3.0 on 10^7, 1.07 and 2.4 on 2^16, 0.81
+    # and 1.14 on 2^14.
+    if call.backend == "auto" and call.kernel in cpu.SYMMETRIC:
+        return "torch.compile is tracing, and fuses this loss with what computes its input"
+    if call.backend == "auto" and input.numel() < 2**16:
+        return "torch.compile is tracing, and the call of an operator costs more than these few losses"
+    return None
+
+
+def by_operator(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
+    """`by_kernel` for the graph of torch.compile: an operator of it."""
+    reduction = call.reduction
+    normalizer = reduction.normalizer
+    loss: Tensor
+    loss, _ = torch.ops.losskit.pointwise.default(
+        input,
+        target,
+        call.weight,
+        call.pos_weight,
+        reduction.sample_weight,
+        reduction.mask,
+        normalizer if isinstance(normalizer, Tensor) else None,
+        None if isinstance(normalizer, Tensor) or normalizer is None else float(normalizer),
+        call.function,
+        call.kernel,
+        float(call.parameter),
+        call.weight_divides,
+        reduction.name,
+        reduction.on_empty,
+        call.out_dtype,
+        torch.is_grad_enabled() and (input.requires_grad or target.requires_grad),
+    )
+    return loss
+
+
 def by_kernel(call: PointwiseCall, input: Tensor, target: Tensor) -> Tensor:
-    reduction, weight = call.reduction, None
-    if call.weight is not None:
-        weight = call.weight.detach().float().expand(reduction.shape)
+    arguments = kernel_arguments(
+        call.reduction, call.weight, call.weight_divides, call.pos_weight, call.parameter, input, target
+    )
+    result = cpu.pointwise(
+        call.kernel,
+        *arguments,
+        call.reduction.name,
+        call.out_dtype,
+        lambda input, target: by_definition(call, input, target),
+    )
+    if result is None:
+        raise kernel_error(call.reduction, input, target)
+    return result
+
+
+def kernel_arguments(
+    reduction: Reduction,
+    weight: Tensor | None,
+    weight_divides: bool,
+    pos_weight: Tensor | None,
+    parameter: float,
+    input: Tensor,
+    target: Tensor,
+) -> tuple[Tensor, Tensor, float, cpu.Factors, float]:
+    """Input, target, parameter, factors and divisor as the kernel takes them."""
+    if weight is not None:
+        weight = weight.detach().float().expand(reduction.shape)
     divisor = 1.0
     if reduction.name != "none":
-        divisor = float(reduction.divisor(weight if call.weight_divides else None))
+        divisor = float(reduction.divisor(weight if weight_divides else None))
     if reduction.sample_weight is not None:
         factor = reduction.sample_weight.detach().float()
         weight = factor if weight is None else weight * factor
-    pos_weight = None
-    if call.pos_weight is not None:
-        pos_weight = call.pos_weight.detach().float().expand(reduction.shape)
-    result = cpu.pointwise(
-        call.kernel,
-        input.contiguous(),
-        target.contiguous(),
-        call.parameter,
-        reduction.name,
-        call.out_dtype,
-        lambda input, target: by_definition(call, input, target),
-        (
-            None if weight is None else weight.contiguous(),
-            None if reduction.mask is None else reduction.mask.contiguous(),
-            None if pos_weight is None else pos_weight.contiguous(),
-        ),
-        divisor,
+    if pos_weight is not None:
+        pos_weight = pos_weight.detach().float().expand(reduction.shape)
+    factors = (
+        None if weight is None else weight.contiguous(),
+        None if reduction.mask is None else reduction.mask.contiguous(),
+        None if pos_weight is None else pos_weight.contiguous(),
     )
-    if result is None:
-        # The one fault that a kernel finds in its pass over the values.
-        check_probabilities(call, input, target)
-        raise named_backend_error(call.function, "cpu", "the kernel declined")
-    return result
+    return input.contiguous(), target.contiguous(), parameter, factors, divisor
+
+
+def kernel_error(reduction: Reduction, input: Tensor, target: Tensor) -> Exception:
+    """The one fault that a kernel finds in its pass over the values."""
+    inputs.check_plain_probabilities(reduction.function, "input", input, reduction.mask)
+    inputs.check_plain_probabilities(reduction.function, "target", target, reduction.mask)
+    return named_backend_error(reduction.function, "cpu", "the kernel declined")
 
 
 def check_probabilities(call: PointwiseCall, input: Tensor, target: Tensor) -> None:

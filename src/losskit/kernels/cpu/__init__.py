@@ -1,6 +1,14 @@
 """The C++ kernels: their choice of instruction set, and the autograd functions around them."""
 
-from losskit.kernels.cpu.class_loss import class_layout, class_loss, join_lean_class_loss, target_like
+from losskit.kernels.cpu.class_loss import (
+    ClassOptions,
+    class_layout,
+    class_loss,
+    class_loss_gradient,
+    evaluate_class_loss,
+    join_lean_class_loss,
+    target_like,
+)
 from losskit.kernels.cpu.extension import (
     DTYPES,
     available,
@@ -12,6 +20,7 @@ from losskit.kernels.cpu.extension import (
     lean_fused,
     lean_pointwise,
     memory_stats,
+    scale_gradient,
     set_cache_limit,
     unavailable_reason,
 )
@@ -40,8 +49,11 @@ from losskit.kernels.cpu.pointwise import (
     MSE,
     SMOOTH_L1,
     SYMMETRIC,
+    Factors,
+    evaluate_pointwise,
     join_lean_pointwise,
     pointwise,
+    pointwise_gradient,
 )
 
 __all__ = [
@@ -66,11 +78,16 @@ __all__ = [
     "SOFT_MARGIN",
     "SYMMETRIC",
     "TRIPLET_MARGIN",
+    "ClassOptions",
+    "Factors",
     "available",
     "class_layout",
     "class_loss",
+    "class_loss_gradient",
     "description",
     "empty_cache",
+    "evaluate_class_loss",
+    "evaluate_pointwise",
     "exchange",
     "fused",
     "instruction_sets",
@@ -82,6 +99,8 @@ __all__ = [
     "lean_pointwise",
     "memory_stats",
     "pointwise",
+    "pointwise_gradient",
+    "scale_gradient",
     "set_cache_limit",
     "target_like",
     "unavailable_reason",

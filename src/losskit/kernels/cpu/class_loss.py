@@ -56,13 +56,13 @@ def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Te
 
 
 # weight, ignore_index, label_smoothing, row_weight, row_mask
-_Options = tuple[Tensor | None, int, float, Tensor | None, Tensor | None]
+ClassOptions = tuple[Tensor | None, int, float, Tensor | None, Tensor | None]
 
 
 def _gradient(
     log_probs: bool,
     saved: tuple[Tensor, ...],
-    options: _Options,
+    options: ClassOptions,
     grad_output: Tensor | None,
     mean: bool,
     divisor: float,
@@ -104,29 +104,24 @@ def _lean_definition(state: Any, input: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
-def class_loss(
+def evaluate_class_loss(
     log_probs: bool,
     input: Tensor,
     target: Tensor,
-    weight: Tensor | None,
-    ignore_index: int,
-    label_smoothing: float,
+    options: ClassOptions,
+    divisor: float | None,
     reduction: str,
     out_dtype: torch.dtype,
-    inplace: bool,
-    definition: Callable[[Tensor, Tensor], Tensor],
-    *,
-    row_weight: Tensor | None,
-    row_mask: Tensor | None,
-    divisor: float | None,
-) -> Tensor | None:
-    """The loss of tensors in a layout of the kernels; None where a class index is out of range."""
-    total, mean = reduction != "none", reduction == "mean"
-    needs_grad = torch.is_grad_enabled() and input.requires_grad
-    given = _COUNTED if divisor is None else divisor
-    options = (weight, ignore_index, label_smoothing, row_weight, row_mask)
-    inplace = inplace and needs_grad
-    result = ext.class_loss(
+    want_grad: bool,
+    inplace: bool = False,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The loss, and its gradient where it is wanted; None where a class index is out of range.
+
+    The gradient of single losses is not computed: its grad_output is not known yet.
+    """
+    weight, ignore_index, label_smoothing, row_weight, row_mask = options
+    total = reduction != "none"
+    result: tuple[Tensor, Tensor | None] | None = ext.class_loss(
         log_probs=log_probs,
         input=input,
         target=target,
@@ -137,17 +132,54 @@ def class_loss(
         row_mask=row_mask,
         grad_output=None,
         total=total,
-        mean=mean,
-        divisor=given,
+        mean=reduction == "mean",
+        divisor=_COUNTED if divisor is None else divisor,
         upstream=1.0,
         want_loss=True,
-        want_grad=needs_grad and total,
+        want_grad=want_grad and total,
         inplace=inplace,
         out_dtype=dtype_code(out_dtype),
     )
+    return result
+
+
+def class_loss_gradient(
+    log_probs: bool,
+    input: Tensor,
+    target: Tensor,
+    options: ClassOptions,
+    divisor: float | None,
+    reduction: str,
+    grad_output: Tensor,
+) -> Tensor:
+    """The gradient of the loss times `grad_output`."""
+    if reduction == "none":
+        return _gradient(log_probs, (input, target), options, grad_output.contiguous(), False, 1.0, 1.0)
+    given = _COUNTED if divisor is None else divisor
+    return _gradient(log_probs, (input, target), options, None, reduction == "mean", given, float(grad_output))
+
+
+def class_loss(
+    log_probs: bool,
+    input: Tensor,
+    target: Tensor,
+    options: ClassOptions,
+    divisor: float | None,
+    reduction: str,
+    out_dtype: torch.dtype,
+    inplace: bool,
+    definition: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor | None:
+    """The loss of tensors in a layout of the kernels; None where a class index is out of range."""
+    total, mean = reduction != "none", reduction == "mean"
+    needs_grad = torch.is_grad_enabled() and input.requires_grad
+    inplace = inplace and needs_grad
+    result = evaluate_class_loss(
+        log_probs, input, target, options, divisor, reduction, out_dtype, needs_grad, inplace=inplace
+    )
     if result is None:
         return None
-    loss: Tensor = result[0]
+    loss, grad = result
     if not needs_grad:
         return loss
     if inplace:
@@ -156,11 +188,14 @@ def class_loss(
         # Function.apply has no annotations.
         return InPlace.apply(input, [loss])  # type: ignore[no-untyped-call, no-any-return]
 
+    given = _COUNTED if divisor is None else divisor
+
     def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
         if total:
             return _gradient(log_probs, saved, options, None, mean, given, upstream)
         return _gradient(log_probs, saved, options, upstream, False, 1.0, 1.0)
 
+    weight, _, _, row_weight, row_mask = options
     others = tuple(tensor for tensor in (weight, row_weight, row_mask) if tensor is not None)
     call = (gradient, lambda _, input, target: definition(input, target), None)
-    return join(input, target, loss, result[1], others, call, total)
+    return join(input, target, loss, grad, others, call, total)

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from losskit.errors import BackendError
@@ -32,6 +33,11 @@ def _nothing_lean(*_: object) -> None:
 lean_pointwise = _nothing_lean if ext is None else ext.lean_pointwise
 lean_class_loss = _nothing_lean if ext is None else ext.lean_class_loss
 lean_fused = _nothing_lean if ext is None else ext.lean_fused
+
+
+def scale_gradient(gradient: Tensor, grad_output: Tensor) -> bool:
+    """Multiply a gradient in place; False where it must be computed anew to be exact."""
+    return bool(ext.scale_gradient(gradient, grad_output))
 
 
 def dtype_code(dtype: torch.dtype) -> int:

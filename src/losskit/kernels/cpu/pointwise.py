@@ -41,11 +41,15 @@ def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Te
     return _gradient(kernel, saved, parameter, (None, None, None), None, divisor, upstream)
 
 
+# weight, mask and pos_weight, each of the shape of the input.
+Factors = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
 def _gradient(
     kernel: int,
     saved: tuple[Tensor, ...],
     parameter: float,
-    factors: tuple[Tensor | None, Tensor | None, Tensor | None],
+    factors: Factors,
     grad_output: Tensor | None,
     divisor: float,
     upstream: float,
@@ -80,25 +84,24 @@ def _lean_definition(state: Any, input: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
-def pointwise(
+def evaluate_pointwise(
     kernel: int,
     input: Tensor,
     target: Tensor,
     parameter: float,
+    factors: Factors,
+    divisor: float,
     reduction: str,
     out_dtype: torch.dtype,
-    definition: Callable[[Tensor, Tensor], Tensor],
-    factors: tuple[Tensor | None, Tensor | None, Tensor | None],
-    divisor: float,
-) -> Tensor | None:
-    """The loss of contiguous tensors of one shape; None where a value lies outside the domain of the loss.
+    want_grad: bool,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The loss, and its gradient where it is wanted; None where a value lies outside the domain of the loss.
 
-    `factors` are weight, mask and pos_weight, each of that shape.
+    The gradient of single losses is not computed: its grad_output is not known yet.
     """
-    total = reduction != "none"
-    needs_grad = torch.is_grad_enabled() and (input.requires_grad or target.requires_grad)
     weight, mask, pos_weight = factors
-    result = ext.pointwise(
+    total = reduction != "none"
+    result: tuple[Tensor, Tensor | None] | None = ext.pointwise(
         loss=kernel,
         input=input,
         target=target,
@@ -111,12 +114,46 @@ def pointwise(
         divisor=divisor,
         upstream=1.0,
         want_loss=True,
-        want_grad=needs_grad and total,
+        want_grad=want_grad and total,
         out_dtype=dtype_code(out_dtype),
     )
+    return result
+
+
+def pointwise_gradient(
+    kernel: int,
+    input: Tensor,
+    target: Tensor,
+    parameter: float,
+    factors: Factors,
+    divisor: float,
+    reduction: str,
+    grad_output: Tensor,
+) -> Tensor:
+    """The gradient by the input of the loss times `grad_output`."""
+    if reduction == "none":
+        return _gradient(kernel, (input, target), parameter, factors, grad_output.contiguous(), divisor, 1.0)
+    return _gradient(kernel, (input, target), parameter, factors, None, divisor, float(grad_output))
+
+
+def pointwise(
+    kernel: int,
+    input: Tensor,
+    target: Tensor,
+    parameter: float,
+    factors: Factors,
+    divisor: float,
+    reduction: str,
+    out_dtype: torch.dtype,
+    definition: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor | None:
+    """The loss of contiguous tensors of one shape; None where a value lies outside the domain of the loss."""
+    total = reduction != "none"
+    needs_grad = torch.is_grad_enabled() and (input.requires_grad or target.requires_grad)
+    result = evaluate_pointwise(kernel, input, target, parameter, factors, divisor, reduction, out_dtype, needs_grad)
     if result is None:
         return None
-    loss: Tensor = result[0]
+    loss, grad = result
     if not needs_grad:
         return loss
 
@@ -127,4 +164,4 @@ def pointwise(
 
     others = tuple(factor for factor in factors if factor is not None)
     call = (gradient, lambda _, input, target: definition(input, target), None)
-    return join(input, target, loss, result[1], others, call, total)
+    return join(input, target, loss, grad, others, call, total)
