@@ -272,8 +272,9 @@ struct MultilabelSoftMargin {
         double sum = 0.0;
 #pragma omp simd reduction(+ : sum)
         for (int64_t i = 0; i < n; ++i) {
-            float value, slope;
-            BceWithLogits::eval(x[i], y[i], 0.0f, 1.0f, value, slope);
+            float e = BceWithLogits::first(x[i]);
+            float value = BceWithLogits::value(x[i], y[i], e, 0.0f, 1.0f);
+            float slope = BceWithLogits::slope(x[i], y[i], e, 0.0f, 1.0f);
             if constexpr (kWeighted) {
                 value *= weight[i];
                 slope *= weight[i];

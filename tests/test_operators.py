@@ -369,7 +369,7 @@ def test_export_holds_the_definition() -> None:
 
 def test_in_place_is_refused() -> None:
     x, t = torch.randn(64, 1024), torch.randint(1024, (64,))
-    with pytest.raises(RuntimeError, match="needs the CPU kernel, but torch.compile is tracing"):
+    with pytest.raises(RuntimeError, match=r"needs the CPU kernel, but torch\.compile is tracing"):
         compiled(F.cross_entropy, inplace_backward=True)(x, t)
 
 

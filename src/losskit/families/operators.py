@@ -96,7 +96,16 @@ def _class_call(
         label_smoothing,
         class_dim_of(input),
         function == "nll_loss",
-        Reduction(function, reduction, _shape_of_class_loss(input), sample_weight, mask, given, on_empty),
+        Reduction(
+            function,
+            reduction,
+            _shape_of_class_loss(input),
+            input.shape[0],
+            sample_weight,
+            mask,
+            given,
+            on_empty,
+        ),
         out_dtype,
         False,
         "cpu",
@@ -105,7 +114,7 @@ def _class_call(
 
 def _class_loss(input: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *options, out_dtype, needs_grad = rest
-    call = _class_call(input, target, *options, out_dtype=out_dtype)
+    call = _class_call(input, target, *options, out_dtype)
     if not cpu.class_layout(input):
         input = input.contiguous()
     arguments = softmax.kernel_arguments(call, input, target)
@@ -120,7 +129,7 @@ def _class_loss_backward(grad_output: Tensor, owner: Tensor, input: Tensor, targ
     gradient = _take(owner)
     if gradient is not None and cpu.scale_gradient(gradient, grad_output):
         return gradient
-    call = _class_call(input, target, *options, out_dtype=input.dtype)
+    call = _class_call(input, target, *options, input.dtype)
     if not cpu.class_layout(input):
         input = input.contiguous()
     arguments = softmax.kernel_arguments(call, input, target)
@@ -174,7 +183,8 @@ def _pointwise_arguments(
     on_empty: str,
 ) -> tuple[Reduction, tuple[int, Tensor, Tensor, float, cpu.Factors, float, str]]:
     given = normalizer if normalizer_tensor is None else normalizer_tensor
-    meaning = Reduction(function, reduction, input.shape, sample_weight, mask, given, on_empty)
+    samples = input.shape[0] if input.ndim else 1
+    meaning = Reduction(function, reduction, input.shape, samples, sample_weight, mask, given, on_empty)
     arguments = pointwise.kernel_arguments(meaning, weight, weight_divides, pos_weight, parameter, input, target)
     return meaning, (kernel, *arguments, reduction)
 
