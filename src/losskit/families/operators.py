@@ -113,12 +113,12 @@ def _class_call(
 
 
 def _class_loss(input: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *options, out_dtype, needs_grad = rest
-    call = _class_call(input, target, *options, out_dtype)
+    *options, needs_grad = rest
+    call = _class_call(input, target, *options)
     if not cpu.class_layout(input):
         input = input.contiguous()
     arguments = softmax.kernel_arguments(call, input, target)
-    result = cpu.evaluate_class_loss(call.log_probs, *arguments, call.reduction.name, out_dtype, needs_grad)
+    result = cpu.evaluate_class_loss(call.log_probs, *arguments, call.reduction.name, call.out_dtype, needs_grad)
     if result is None:
         raise softmax.kernel_error(call, input, target)
     loss, gradient = result
@@ -129,7 +129,8 @@ def _class_loss_backward(grad_output: Tensor, owner: Tensor, input: Tensor, targ
     gradient = _take(owner)
     if gradient is not None and cpu.scale_gradient(gradient, grad_output):
         return gradient
-    call = _class_call(input, target, *options, input.dtype)
+    everything = [*options, input.dtype]
+    call = _class_call(input, target, *everything)
     if not cpu.class_layout(input):
         input = input.contiguous()
     arguments = softmax.kernel_arguments(call, input, target)
