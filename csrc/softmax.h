@@ -563,9 +563,9 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
     if constexpr (kShares != Shares::none) {
         for (int64_t i = 0; i < n; ++i) p.distance[i] = p.share_total[i] = 0.0;
     }
-    // Sums of 32 in float, the rest in double: thousands of classes one after the other would lose digits.
-    for (int64_t k0 = 0; k0 < classes; k0 += 32) {
-        int64_t k1 = k0 + 32 < classes ? k0 + 32 : classes;
+    // Sums of four in float, the rest in double: of p the digits are those of s, and ten additions already lose some.
+    for (int64_t k0 = 0; k0 < classes; k0 += 4) {
+        int64_t k1 = k0 + 4 < classes ? k0 + 4 : classes;
         for (int64_t i = 0; i < n; ++i) p.part[i] = 0.0f;
         for (int64_t k = k0; k < k1; ++k) {
             float* row = x + k * stride;
