@@ -253,6 +253,92 @@ def pointwise_workloads() -> list[Workload]:
     return found
 
 
+# a loss per row -------------------------------------------------------------------------------------------------------
+
+
+def build_multi_margin(shape: tuple[int, ...], seed: int) -> Problem:
+    random = generator(seed)
+    return Problem(
+        inputs={"input": torch.randn(shape, generator=random)},
+        constants=(torch.randint(shape[1], shape[:1], generator=random),),
+        eager=F.multi_margin_loss,
+        losskit=losskit.functional.multi_margin_loss,
+    )
+
+
+def build_multilabel_margin(shape: tuple[int, ...], seed: int) -> Problem:
+    """Lists of one to eight different classes."""
+    random = generator(seed)
+    labels = min(8, shape[1] - 1)
+    # Neighbours, round the end: no class twice.
+    first = torch.randint(shape[1], (shape[0], 1), generator=random)
+    lists = (first + torch.arange(labels)) % shape[1]
+    length = torch.randint(1, labels + 1, (shape[0], 1), generator=random)
+    target = torch.full(shape, -1)
+    target[:, :labels] = lists.masked_fill(torch.arange(labels) >= length, -1)
+    return Problem(
+        inputs={"input": torch.randn(shape, generator=random)},
+        constants=(target,),
+        eager=F.multilabel_margin_loss,
+        losskit=losskit.functional.multilabel_margin_loss,
+    )
+
+
+def build_multilabel_soft_margin(shape: tuple[int, ...], seed: int) -> Problem:
+    random = generator(seed)
+    return Problem(
+        inputs={"input": torch.randn(shape, generator=random)},
+        constants=((torch.rand(shape, generator=random) < 0.1).float(),),
+        eager=F.multilabel_soft_margin_loss,
+        losskit=losskit.functional.multilabel_soft_margin_loss,
+    )
+
+
+def build_cosine_embedding(shape: tuple[int, ...], seed: int) -> Problem:
+    random = generator(seed)
+    return Problem(
+        inputs={name: torch.randn(shape, generator=random) for name in ("input1", "input2")},
+        constants=(torch.randint(2, shape[:1], generator=random).float() * 2 - 1,),
+        eager=F.cosine_embedding_loss,
+        losskit=losskit.functional.cosine_embedding_loss,
+    )
+
+
+def build_triplet_margin(shape: tuple[int, ...], seed: int) -> Problem:
+    random = generator(seed)
+    return Problem(
+        inputs={name: torch.randn(shape, generator=random) for name in ("anchor", "positive", "negative")},
+        constants=(),
+        eager=F.triplet_margin_loss,
+        losskit=losskit.functional.triplet_margin_loss,
+    )
+
+
+ROWS: tuple[tuple[str, Callable[[tuple[int, ...], int], Problem]], ...] = (
+    ("multi_margin", build_multi_margin),
+    ("multilabel_margin", build_multilabel_margin),
+    ("multilabel_soft_margin", build_multilabel_soft_margin),
+    ("cosine_embedding", build_cosine_embedding),
+    ("triplet_margin", build_triplet_margin),
+)
+
+
+def row_workloads() -> list[Workload]:
+    return [
+        Workload(
+            name=f"{name}_{rows}x{width}",
+            description=f"{name}_loss, {rows:,}x{width} float32",
+            build=build,
+            shape=(rows, width),
+            small_shape=(min(rows, 63), 11),
+            peers=("losskit", "eager"),
+            targets=(Target("speed_up", limit), NO_WORSE_ERROR),
+        )
+        for name, build in ROWS
+        for rows, width, limit in ((100_000, 128, 6.0), (100, 10, 1.0))
+    ]
+
+
 def small_cross_entropy(rows: int, classes: int, limit: float) -> Workload:
     return Workload(
         name=f"cross_entropy_{rows}x{classes}",
@@ -358,6 +444,7 @@ WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
         )
     ),
     *pointwise_workloads(),
+    *row_workloads(),
     PackageWorkload(
         "import", "import losskit after import torch, in a new process", "import", (Target("seconds", 0.050),)
     ),

@@ -156,10 +156,10 @@ class Case:
         Of one class, or of vectors of one number, the gradient is 0, left over from terms of the size of grad_output.
         """
         one = self.classes and call.input.shape[:2][-1] == 1
-        single = self.name == "cosine_embedding_loss" and call.input.shape[-1] == 1
+        single = self.name in ("cosine_embedding_loss", "triplet_margin_loss") and call.input.shape[-1] == 1
         if not (one or single) or not grad_output.numel():
             return 0.0
-        size = float(call.input.detach().abs().min()) if single else 1.0
+        size = float(call.input.detach().abs().min()) if self.name == "cosine_embedding_loss" else 1.0
         return float(grad_output.abs().max()) / size
 
     def differentiable(self, call: Call) -> tuple[int, ...]:

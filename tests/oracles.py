@@ -71,8 +71,10 @@ def multi_margin_loss(
 ) -> tuple[Tensor, Tensor]:
     classes = input.shape[-1]
     rows, own = input.reshape(-1, classes), torch.nn.functional.one_hot(target.flatten(), classes).bool()
-    others = rows[~own].reshape(-1, classes - 1)
-    losses = (torch.clamp(margin - (rows[own].unsqueeze(1) - others), min=0) ** p).sum(1) / classes
+    others = rows[~own].reshape(len(rows), classes - 1)
+    gaps = margin - (rows[own].unsqueeze(1) - others)
+    # A NaN is above 0 here.
+    losses = (torch.where(gaps <= 0, 0.0, gaps) ** p).sum(1) / classes
     if weight is not None:
         losses = losses * weight[target.flatten()]
     return _weighted(losses.reshape(target.shape), None)
@@ -85,13 +87,14 @@ def multilabel_margin_loss(input: Tensor, target: Tensor) -> tuple[Tensor, Tenso
     others = torch.ones(rows.shape, dtype=torch.bool)
     for row, labels in enumerate(lists):
         others[row, labels] = False
-    losses = 0 * rows.sum(1)
+    losses = rows[:, :0].sum(1)
     # The first entries of all lists, then the second ones, …
     for place in range(max(map(len, lists), default=0)):
         have = torch.tensor([len(labels) > place for labels in lists])
         labels = torch.tensor([labels[place] for labels in lists if len(labels) > place])
-        pairs = torch.clamp(1 - (rows[have, labels].unsqueeze(1) - rows[have]), min=0)
-        losses = losses.index_add(0, have.nonzero().flatten(), torch.where(others[have], pairs, 0.0).sum(1))
+        gaps = 1 - (rows[have, labels].unsqueeze(1) - rows[have])
+        pairs = torch.where(~others[have] | (gaps <= 0), 0.0, gaps)
+        losses = losses.index_add(0, have.nonzero().flatten(), pairs.sum(1))
     return _weighted((losses / classes).reshape(input.shape[:-1]), None)
 
 

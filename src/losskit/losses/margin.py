@@ -30,11 +30,10 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int, margin: float, weig
     0 is 0.
     """
     index = target.unsqueeze(-1)
-    excess = relu(margin - input.gather(-1, index) + input)
     own = torch.arange(input.shape[-1], device=input.device) == index
-    # A mask and not a difference: x_t may be infinite.
-    terms = (excess if p == 1 else excess.square()).masked_fill(own, 0)
-    losses = terms.sum(-1) / input.shape[-1]
+    # A mask and not a difference, and before anything is computed from it: x_t may be infinite.
+    excess = relu((margin - input.gather(-1, index) + input).masked_fill(own, 0))
+    losses = (excess if p == 1 else excess.square()).sum(-1) / input.shape[-1]
     return losses if weight is None else losses * weight[target]
 
 
@@ -48,9 +47,9 @@ def multilabel_margin_loss(input: Tensor, target: Tensor) -> Tensor:
     index = target.masked_fill(~listed, 0)
     # How often the list names each class.
     named = torch.zeros_like(input).scatter_add(-1, index, listed.to(input.dtype))
-    excess = relu(1 - input.gather(-1, index).unsqueeze(-1) + input.unsqueeze(-2))  # (…, K, C)
-    counts = listed.unsqueeze(-1) & (named == 0).unsqueeze(-2)
-    return excess.masked_fill(~counts, 0).sum((-2, -1)) / input.shape[-1]
+    counts = listed.unsqueeze(-1) & (named == 0).unsqueeze(-2)  # (…, K, C)
+    gaps = 1 - input.gather(-1, index).unsqueeze(-1) + input.unsqueeze(-2)
+    return relu(gaps.masked_fill(~counts, 0)).sum((-2, -1)) / input.shape[-1]
 
 
 def multilabel_soft_margin_loss(input: Tensor, target: Tensor, weight: Tensor | None, classes: int) -> Tensor:
