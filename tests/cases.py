@@ -17,11 +17,27 @@ Function = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """Arguments of one call, the same for losskit and for torch."""
+    """Arguments of one call, the same for losskit and for torch.
+
+    `input` and `target` are the first two tensors, whatever their names, and everything else is given by name.
+    """
 
     input: Tensor
     target: Tensor
     kwargs: dict[str, Any] = field(default_factory=dict)
+    # The name of a third tensor that belongs to the data as the first two do, where there is one.
+    third: str = ""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The data, each tensor in its place."""
+        return (self.input, self.target, *([self.kwargs[self.third]] if self.third else []))
+
+    def with_tensors(self, *tensors: Tensor) -> "Call":
+        """With other data."""
+        input, target, *rest = tensors
+        kwargs = {**self.kwargs, self.third: rest[0]} if self.third else self.kwargs
+        return replace(self, input=input, target=target, kwargs=kwargs)
 
     def run(self, function: Function, **more: Any) -> Tensor:
         return function(self.input, self.target, **{**self.kwargs, **more})
@@ -34,7 +50,12 @@ class Call:
             return change(value) if inexact else value
 
         kwargs = {name: changed(value) for name, value in self.kwargs.items()}
-        return Call(changed(self.input), changed(self.target), kwargs)
+        return replace(self, input=changed(self.input), target=changed(self.target), kwargs=kwargs)
+
+    def map_all(self, change: Callable[[Tensor], Tensor]) -> "Call":
+        """With every tensor changed."""
+        kwargs = {name: change(value) if isinstance(value, Tensor) else value for name, value in self.kwargs.items()}
+        return replace(self, input=change(self.input), target=change(self.target), kwargs=kwargs)
 
     def to(self, dtype: torch.dtype) -> "Call":
         return self.map(lambda tensor: tensor.detach().to(dtype))
@@ -42,13 +63,29 @@ class Call:
     def wide(self) -> "Call":
         return self.map(lambda tensor: tensor.detach().to(torch.complex128 if tensor.is_complex() else torch.float64))
 
-    def leaves(self, input: bool = True, target: bool = False) -> "Call":
-        """A copy in which input, target or both require a gradient."""
-        return replace(
-            self,
-            input=self.input.detach().clone().requires_grad_(input),
-            target=self.target.detach().clone().requires_grad_(True) if target else self.target,
+    def leaves(self, *places: int) -> "Call":
+        """A copy in which the tensors in these places require a gradient; by default the first."""
+        wanted = places or (0,)
+        return self.with_tensors(
+            *(
+                tensor.detach().clone().requires_grad_(True) if place in wanted else tensor.detach()
+                for place, tensor in enumerate(self.tensors)
+            )
         )
+
+    def wanted(self) -> list[Tensor]:
+        """The tensors of the data that require a gradient."""
+        return [tensor for tensor in self.tensors if tensor.requires_grad]
+
+    def rows(self, index: Any) -> "Call":
+        """These rows of the batch; what among the other arguments has as many rows goes with them."""
+        kwargs = {
+            name: value[index]
+            if isinstance(value, Tensor) and (name == self.third or value.shape == self.input.shape)
+            else value
+            for name, value in self.kwargs.items()
+        }
+        return replace(self, input=self.input[index], target=self.target[index], kwargs=kwargs)
 
 
 # Shape of the input, dtype and a source of randomness to arguments.
@@ -70,12 +107,19 @@ class Case:
     variants: dict[str, Maker]
     # Of the input; the first is the one for tests that need a single one.
     shapes: tuple[tuple[int, ...], ...]
-    # Whether the target has a gradient, and whether the kernel computes it.
-    target_gradient: bool
+    # The places of the tensors that torch has a gradient by, and of those that the kernel has one by.
+    gradients: tuple[int, ...]
+    kernel_gradients: tuple[int, ...] = (0,)
+    # Whether input and target may change places.
     symmetric: bool = False
     # Whether the target names a class, so that the loss has no class axis.
     classes: bool = False
+    # Whether there is a loss per row, along the last axis.
+    rows: bool = False
+    # In the first tensor.
     convex: bool = True
+    # Whether no loss is below 0.
+    nonnegative: bool = True
     # Whether any real number, infinity or NaN is an input, and not a probability alone.
     any_input: bool = True
 
@@ -84,12 +128,20 @@ class Case:
 
     def loss_shape(self, call: Call) -> torch.Size:
         shape = call.input.shape
+        if self.rows:
+            return shape[:-1]
         if not self.classes:
             return shape
         return torch.Size([*shape[:1], *shape[2:]]) if len(shape) > 1 else torch.Size([])
 
-    def differentiable_target(self, call: Call) -> bool:
-        return self.target_gradient and call.target.is_floating_point()
+    def spread(self, values: Tensor, tensor: Tensor) -> Tensor:
+        """One value per loss as one value per element of a tensor of the data."""
+        if values.ndim == tensor.ndim:
+            return values
+        return values.unsqueeze(-1 if self.rows else 1).expand(tensor.shape)
+
+    def differentiable(self, call: Call) -> tuple[int, ...]:
+        return tuple(place for place in self.gradients if call.tensors[place].is_floating_point())
 
     def __repr__(self) -> str:
         return self.name
@@ -196,7 +248,8 @@ CASES = (
         "L1Loss",
         variants={"plain": _difference(), "weight": _difference(weight=True)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -204,7 +257,8 @@ CASES = (
         "MSELoss",
         variants={"plain": _difference(), "weight": _difference(weight=True)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -212,7 +266,8 @@ CASES = (
         "SmoothL1Loss",
         variants={"plain": _difference(), "beta": _difference(beta=0.3), "beta 0": _difference(beta=0.0)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -224,7 +279,8 @@ CASES = (
             "weight": _difference(weight=True, delta=0.3),
         },
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
+        kernel_gradients=(0, 1),
         symmetric=True,
     ),
     _case(
@@ -232,7 +288,7 @@ CASES = (
         "BCELoss",
         variants={"plain": _binary(logits=False), "weight": _binary(logits=False, weight=True)},
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
         any_input=False,
     ),
     _case(
@@ -245,7 +301,7 @@ CASES = (
             "both": _binary(logits=True, weight=True, pos_weight=True),
         },
         shapes=_POINTWISE_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
     ),
     _case(
         "cross_entropy",
@@ -261,7 +317,7 @@ CASES = (
             "probabilities all": _classes(probabilities=True, weight=True, label_smoothing=0.3),
         },
         shapes=_CLASS_SHAPES,
-        target_gradient=True,
+        gradients=(0, 1),
         classes=True,
     ),
     _case(
@@ -274,7 +330,7 @@ CASES = (
             "uint8": _classes(log_probs=True, index_dtype=torch.uint8, ignore=True),
         },
         shapes=_CLASS_SHAPES,
-        target_gradient=False,
+        gradients=(0,),
         classes=True,
     ),
 )

@@ -19,28 +19,24 @@ KERNEL_BACKENDS = [pytest.param("cpu", marks=needs_kernels), "reference"]
 
 def own_gradients(case: Case, call: Call, grad_output: Tensor | None = None, **more: Any) -> list[Tensor]:
     loss = call.run(case.function, **more)
-    wanted = [tensor for tensor in (call.input, call.target) if tensor.requires_grad]
-    return list(torch.autograd.grad(loss, wanted, grad_output))
+    return list(torch.autograd.grad(loss, call.wanted(), grad_output))
 
 
 def true_gradients(case: Case, call: Call, grad_output: Tensor | None = None, **more: Any) -> list[Tensor]:
     """By torch's own function in float64."""
-    call = replace(call.wide(), target=call.target if not call.target.is_floating_point() else call.target.double())
-    call = call.leaves(target=case.differentiable_target(call))
+    call = call.wide().leaves(*case.differentiable(call))
     if call.target.dtype == torch.uint8:
         call = replace(call, target=call.target.long())
     loss = call.run(case.torch_function, **more)
-    wanted = [tensor for tensor in (call.input, call.target) if tensor.requires_grad]
-    return list(torch.autograd.grad(loss, wanted, None if grad_output is None else grad_output.double()))
+    return list(torch.autograd.grad(loss, call.wanted(), None if grad_output is None else grad_output.double()))
 
 
 def eager_gradients(case: Case, call: Call, grad_output: Tensor | None = None, **more: Any) -> list[Tensor]:
     if call.target.dtype == torch.uint8:
         call = replace(call, target=call.target.long())
-    call = call.leaves(target=case.differentiable_target(call))
+    call = call.leaves(*case.differentiable(call))
     loss = call.run(case.torch_function, **more)
-    wanted = [tensor for tensor in (call.input, call.target) if tensor.requires_grad]
-    return list(torch.autograd.grad(loss, wanted, grad_output))
+    return list(torch.autograd.grad(loss, call.wanted(), grad_output))
 
 
 def random_like(shape: torch.Size, dtype: torch.dtype, seed: int = 7) -> Tensor:
@@ -54,16 +50,16 @@ def random_like(shape: torch.Size, dtype: torch.dtype, seed: int = 7) -> Tensor:
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize(("case", "variant"), VARIANTS)
 def test_gradcheck(case: Case, variant: str, reduction: str) -> None:
-    call = case.make(variant, (3, 4), torch.float64).leaves()
-    call = call.leaves(target=case.differentiable_target(call))
-    wanted = [tensor for tensor in (call.input, call.target) if tensor.requires_grad]
+    call = case.make(variant, (3, 4), torch.float64)
+    call = call.leaves(*case.differentiable(call))
 
     def of(*tensors: Tensor) -> Tensor:
-        target = tensors[1] if len(tensors) > 1 else call.target
-        return replace(call, input=tensors[0], target=target).run(case.function, reduction=reduction)
+        given = iter(tensors)
+        data = [next(given) if tensor.requires_grad else tensor for tensor in call.tensors]
+        return call.with_tensors(*data).run(case.function, reduction=reduction)
 
-    assert gradcheck(of, wanted, check_forward_ad=True, check_batched_grad=True)
-    assert gradgradcheck(of, wanted, check_batched_grad=True)
+    assert gradcheck(of, call.wanted(), check_forward_ad=True, check_batched_grad=True)
+    assert gradgradcheck(of, call.wanted(), check_batched_grad=True)
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4), (2, 3, 2, 2)], ids=str)
@@ -98,7 +94,7 @@ def test_gradcheck_of_options(case: Case) -> None:
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
 @pytest.mark.parametrize(("case", "variant"), VARIANTS)
 def test_kernel_gradient(case: Case, variant: str, dtype: torch.dtype) -> None:
-    """Every reduction and shape, a random grad_output; the gradient by input, target or both."""
+    """Every reduction and shape, a random grad_output; the gradient by each tensor and by all of them."""
     for shape in case.shapes:
         for reduction in REDUCTIONS:
             call = case.make(variant, shape, dtype).leaves()
@@ -112,14 +108,17 @@ def test_kernel_gradient(case: Case, variant: str, dtype: torch.dtype) -> None:
             one_class = case.classes and shape[:2][-1] == 1
             floor = float(grad_output.abs().max()) if one_class and grad_output.numel() else 0.0
             assert_gradient_as_exact(case, call, ours, exact[0], eager[0], floor=floor)
-            if not case.symmetric:
+            if case.kernel_gradients == (0,):
                 continue
-            for input_needs in (True, False):
-                both = call.leaves(input=input_needs, target=True)
-                found = own_gradients(case, both, grad_output, reduction=reduction, backend="cpu")
-                assert_gradient_as_exact(case, call, found[-1], exact[1], eager[1])
-                if input_needs:
-                    assert_same_bits(found[0], ours)
+            places = case.differentiable(call)
+            together = call.leaves(*case.kernel_gradients)
+            found = own_gradients(case, together, grad_output, reduction=reduction, backend="cpu")
+            assert_same_bits(found[0], ours)
+            for place, gradient in zip(case.kernel_gradients, found, strict=True):
+                at = places.index(place)
+                assert_gradient_as_exact(case, call, gradient, exact[at], eager[at])
+                alone = own_gradients(case, call.leaves(place), grad_output, reduction=reduction, backend="cpu")
+                assert_same_bits(alone[0], gradient)
 
 
 @pytest.mark.parametrize("backend", KERNEL_BACKENDS)
@@ -183,8 +182,8 @@ def test_layouts(case: Case, layout: str) -> None:
 def test_target_and_grad_output_that_are_not_contiguous(case: Case) -> None:
     for variant in case.variants:
         call = case.make(variant, (4, 6, 5, 3), torch.float32).leaves()
-        target = call.target.transpose(0, -1).contiguous().transpose(0, -1)
-        loss = replace(call, target=target).run(case.function, reduction="none")
+        others = [tensor.transpose(0, -1).contiguous().transpose(0, -1) for tensor in call.tensors[1:]]
+        loss = call.with_tensors(call.input, *others).run(case.function, reduction="none")
         plain = random_like(loss.shape, loss.dtype)
         expected = own_gradients(case, call, plain, reduction="none")[0]
         for grad_output in (
@@ -282,19 +281,21 @@ def test_second_derivatives_through_the_kernel(case: Case, variant: str, reducti
     assert_as_exact(second, exact, eager, steps=16)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.symmetric], ids=repr)
-def test_mixed_second_derivatives(case: Case) -> None:
+@pytest.mark.parametrize(
+    ("case", "place"), [(case, place) for case in CASES for place in case.kernel_gradients if place], ids=str
+)
+def test_mixed_second_derivatives(case: Case, place: int) -> None:
     for variant in case.variants:
-        call = case.make(variant, (4, 5), torch.float32).leaves(target=True)
+        call = case.make(variant, (4, 5), torch.float32).leaves(0, place)
 
         def mixed(call: Call, function: Any) -> Tensor:
-            (gradient,) = torch.autograd.grad(call.run(function), call.target, create_graph=True)
+            (gradient,) = torch.autograd.grad(call.run(function), call.tensors[place], create_graph=True)
             if not gradient.requires_grad:
                 return torch.zeros_like(call.input)
             (second,) = torch.autograd.grad((gradient**3).sum(), call.input, allow_unused=True)
             return torch.zeros_like(call.input) if second is None else second
 
-        exact = mixed(call.wide().leaves(target=True), case.torch_function)
+        exact = mixed(call.wide().leaves(0, place), case.torch_function)
         assert_as_exact(mixed(call, case.function), exact, mixed(call, case.torch_function), steps=16)
 
 
@@ -334,4 +335,4 @@ def test_the_kernel_runs_in_these_tests() -> None:
     for case in CASES:
         for dtype in KERNEL_DTYPES:
             call = case.make("plain", case.shapes[0], dtype).leaves()
-            assert losskit.explain_dispatch(case.function, call.input, call.target).backend == "cpu"
+            assert losskit.explain_dispatch(call.run, case.function).backend == "cpu"

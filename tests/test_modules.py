@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ def pair(case: Case, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
 
 def loss_of(case: Case, criterion: nn.Module) -> Tensor:
     call = case.make("plain", (6, 5), torch.float32)
-    return criterion(call.input, call.target)
+    return call.run(criterion)
 
 
 def assert_same_loss(case: Case, one: nn.Module, other: nn.Module) -> None:
@@ -132,8 +133,8 @@ def test_functions_take_positions_in_torch_order(case: Case) -> None:
         "nll_loss": (weight, None, 1, None, "sum"),
     }
     arguments = positions[case.name]
-    ours = case.function(call.input, call.target, *arguments)
-    torch.testing.assert_close(ours, case.torch_function(call.input, call.target, *arguments), rtol=2e-6, atol=0)
+    ours = case.function(*call.tensors, *arguments)
+    torch.testing.assert_close(ours, case.torch_function(*call.tensors, *arguments), rtol=2e-6, atol=0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
@@ -148,8 +149,8 @@ def test_dtype_and_device_moves(case: Case) -> None:
                 assert mine.device == their.device
     criterion, theirs = pair(case, **SETTINGS[case.name][-1])
     call = case.make("plain", (6, 5), torch.float64)
-    expected = theirs.double()(call.input, call.target)
-    torch.testing.assert_close(criterion.double()(call.input, call.target), expected, rtol=1e-14, atol=0)
+    expected = call.run(theirs.double())
+    torch.testing.assert_close(call.run(criterion.double()), expected, rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
@@ -192,7 +193,7 @@ def test_legacy_flags(case: Case, flags: dict[str, bool], reduction: str) -> Non
     assert_same_loss(case, ours, theirs)
     call = case.make("plain", (6, 5), torch.float32)
     with pytest.warns(UserWarning, match="deprecated") as seen:
-        loss = case.function(call.input, call.target, **flags, reduction=other)
+        loss = case.function(call.input, call.target, **call.kwargs, **flags, reduction=other)
     message = f"size_average and reduce are deprecated: write reduction={reduction!r} instead."
     # It names the line of the call.
     (warning,) = seen
@@ -211,14 +212,17 @@ def test_options_of_a_batch_go_to_the_call(case: Case, variant: str) -> None:
         return
     shape = case.loss_shape(call)
     options = {"mask": torch.arange(shape.numel()).reshape(shape) % 3 != 1, "sample_weight": torch.rand(shape)}
-    criterion = case.module(out_dtype=torch.float64, on_empty="zero", **call.kwargs)
-    ours = criterion(call.input, call.target, **options)
+    data = {call.third} if call.third else set()
+    settings = {name: value for name, value in call.kwargs.items() if name not in data}
+    criterion = case.module(out_dtype=torch.float64, on_empty="zero", **settings)
+    given = replace(call, kwargs={name: call.kwargs[name] for name in data})
+    ours = given.run(criterion, **options)
     assert ours.dtype == torch.float64
     assert torch.equal(ours, call.run(case.function, out_dtype=torch.float64, on_empty="zero", **options))
-    ours = criterion(call.input, call.target, normalizer=3.0)
+    ours = given.run(criterion, normalizer=3.0)
     assert torch.equal(ours, call.run(case.function, out_dtype=torch.float64, normalizer=3.0))
     nothing = torch.zeros(shape, dtype=torch.bool)
-    assert criterion(call.input, call.target, mask=nothing).item() == 0
+    assert given.run(criterion, mask=nothing).item() == 0
     with pytest.raises(TypeError):
         case.module(sample_weight=options["sample_weight"])
 

@@ -46,7 +46,7 @@ def exact(case: Case, call: Call, reduction: str, options: dict[str, Any]) -> tu
         name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in options.items()
     }
-    losses = case.textbook(wide.input, wide.target, **wide.kwargs)
+    losses = wide.run(case.textbook)
     expanded = {
         name: value.expand(losses[0].shape) if isinstance(value, Tensor) and name != "normalizer" else value
         for name, value in options.items()
@@ -116,22 +116,26 @@ def test_nothing_leaks_from_under_the_mask(case: Case, variant: str, backend: st
     """Neither into the value nor into any gradient, to which the masked entries contribute an exact 0."""
     for dtype in KERNEL_DTYPES:
         for reduction in REDUCTIONS:
-            call = case.make(variant, case.shapes[0], dtype).leaves()
+            places = case.kernel_gradients
+            call = case.make(variant, case.shapes[0], dtype).leaves(*places)
             shape = case.loss_shape(call)
             mask = torch.arange(shape.numel()).reshape(shape) % 3 != 1
-            whole = mask.unsqueeze(1).expand(call.input.shape) if case.classes else mask
             clean = call.run(case.function, reduction=reduction, mask=mask, backend=backend)
-            dirty_input = torch.where(whole, call.input.detach(), poison).requires_grad_(True)
-            target = call.target
-            if target.is_floating_point():
-                target = torch.where(whole, target, poison)
-            dirty = replace(call, input=dirty_input, target=target)
+            dirty = call.with_tensors(
+                *(
+                    torch.where(case.spread(mask, tensor), tensor.detach(), poison)
+                    if tensor.is_floating_point()
+                    else tensor
+                    for tensor in call.tensors
+                )
+            ).leaves(*places)
             loss = dirty.run(case.function, reduction=reduction, mask=mask, backend=backend)
             assert torch.equal(loss, clean)
-            (gradient,) = torch.autograd.grad(loss.sum(), dirty_input)
-            (expected,) = torch.autograd.grad(clean.sum(), call.input)
-            assert torch.equal(gradient, expected)
-            assert bool((gradient[~whole] == 0).all())
+            found = torch.autograd.grad(loss.sum(), dirty.wanted())
+            expected = torch.autograd.grad(clean.sum(), call.wanted())
+            for ours, theirs in zip(found, expected, strict=True):
+                assert torch.equal(ours, theirs)
+                assert bool((ours[~case.spread(mask, ours)] == 0).all())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -274,15 +278,10 @@ def test_normalizer_adds_up_micro_batches(case: Case, backend: str) -> None:
         whole = call.run(case.function, backend=backend)
         (expected,) = torch.autograd.grad(whole, call.input)
         wide = call.wide()
-        divisor = case.textbook(wide.input, wide.target, **wide.kwargs)[1].sum().float()
+        divisor = wide.run(case.textbook)[1].sum().float()
 
         def part(rows: slice, call: Call = call, divisor: Tensor = divisor) -> Tensor:
-            rest = {
-                name: value[rows] if isinstance(value, Tensor) and value.shape[:1] == call.input.shape[:1] else value
-                for name, value in call.kwargs.items()
-            }
-            some = Call(call.input[rows], call.target[rows], rest)
-            return some.run(case.function, normalizer=divisor, backend=backend)
+            return call.rows(rows).run(case.function, normalizer=divisor, backend=backend)
 
         parts = part(slice(0, 2)) + part(slice(2, 6))
         (gradient,) = torch.autograd.grad(parts, call.input)
@@ -297,7 +296,7 @@ class TestExplainDispatch:
         for dtype in KERNEL_DTYPES:
             call = case.make(variant, case.shapes[0], dtype).leaves()
             for _, options in combinations(case.loss_shape(call), dtype):
-                ran = losskit.explain_dispatch(case.function, call.input, call.target, **call.kwargs, **options)
+                ran = losskit.explain_dispatch(call.run, case.function, **options)
                 assert ran.backend == "cpu"
                 assert ran.reason.startswith("fused C++ kernel, instruction set ")
 

@@ -36,7 +36,8 @@ def test_every_loss_is_in_the_data() -> None:
 def as_call(case: Case, sample: Any) -> Call:
     bound = inspect.signature(case.torch_function).bind(sample.input, *sample.args, **sample.kwargs)
     arguments = dict(bound.arguments)
-    return Call(arguments.pop("input"), arguments.pop("target"), arguments)
+    first, second = list(inspect.signature(case.torch_function).parameters)[:2]
+    return Call(arguments.pop(first), arguments.pop(second), arguments)
 
 
 def recorded(call: Call, function: Any, **more: Any) -> tuple[Tensor, list[type[Warning]]]:
@@ -47,10 +48,9 @@ def recorded(call: Call, function: Any, **more: Any) -> tuple[Tensor, list[type[
 
 
 def gradients(call: Call, result: Tensor, grad_output: Tensor) -> dict[str, Tensor]:
-    wanted = {name: tensor for name, tensor in (("input", call.input), ("target", call.target)) if tensor.requires_grad}
-    for name, value in call.kwargs.items():
-        if isinstance(value, Tensor) and value.requires_grad:
-            wanted[name] = value
+    # The sign tells a keyword from the first two tensors, whatever their names are.
+    tensors = {"input": call.input, "target": call.target} | {f"{name}=": value for name, value in call.kwargs.items()}
+    wanted = {name: value for name, value in tensors.items() if isinstance(value, Tensor) and value.requires_grad}
     if not result.requires_grad:
         assert not wanted
         return {}
@@ -68,7 +68,7 @@ def needing_what_it_needed(copy: Call, original: Call) -> Call:
     if copy.target.is_floating_point() or copy.target.is_complex():
         copy.target.requires_grad_(original.target.requires_grad)
     for name, value in original.kwargs.items():
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex()):
             copy.kwargs[name].requires_grad_(value.requires_grad)
     return copy
 
@@ -159,8 +159,9 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
             ours = case.module(*made.args, **made.kwargs)
             theirs = case.torch_module(*made.args, **made.kwargs)
             assert repr(ours) == repr(theirs)
-            input, target = forward.args
-            call = Call(input, target)
+            input, target, *rest = forward.args
+            names = list(inspect.signature(case.torch_module.forward).parameters)[3:]
+            call = Call(input, target, dict(zip(names, rest, strict=False)))
             # A weight that the module holds is part of the numbers, so it is widened with them.
             wide_module = case.torch_module(*made.args, **made.kwargs).double()
             wide = needing_what_it_needed(differentiable(call.wide()), call)
@@ -200,8 +201,8 @@ def test_own_samples(case: Case, dtype: torch.dtype) -> None:
     for variant in case.variants:
         for shape in case.shapes:
             for reduction in ("none", "mean", "sum"):
-                call = case.make(variant, shape, dtype).leaves(target=False)
-                call = Call(call.input, call.target, {**call.kwargs, "reduction": reduction})
+                call = case.make(variant, shape, dtype).leaves()
+                call = replace(call, kwargs={**call.kwargs, "reduction": reduction})
                 assert_parity(case, call, "auto")
 
 

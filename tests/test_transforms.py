@@ -69,25 +69,27 @@ def test_func(case: Case, variant: str, dtype: torch.dtype) -> None:
 def test_vmap(case: Case, variant: str) -> None:
     """Of the loss and of its gradient, one call per example of a batch."""
     calls = [case.make(variant, (3, 4), torch.float32, seed=seed) for seed in range(5)]
-    inputs, targets = torch.stack([call.input for call in calls]), torch.stack([call.target for call in calls])
-    kwargs = calls[0].kwargs
+    batch = [torch.stack(tensors) for tensors in zip(*(call.tensors for call in calls), strict=True)]
+    examples = list(zip(*batch, strict=True))
+    first = calls[0]
 
     for reduction in REDUCTIONS:
 
-        def loss(x: Tensor, y: Tensor, reduction: str = reduction) -> Tensor:
-            return case.function(x, y, reduction=reduction, **kwargs)
+        def loss(*tensors: Tensor, reduction: str = reduction) -> Tensor:
+            return first.with_tensors(*tensors).run(case.function, reduction=reduction)
 
-        each = torch.stack([loss(x, y) for x, y in zip(inputs, targets, strict=True)])
-        assert_as_exact(vmap(loss)(inputs, targets), each.double(), steps=8)
+        each = torch.stack([loss(*tensors) for tensors in examples])
+        assert_as_exact(vmap(loss)(*batch), each.double(), steps=8)
 
-    def mean(x: Tensor, y: Tensor) -> Tensor:
-        return case.function(x, y, **kwargs)
+    def mean(*tensors: Tensor) -> Tensor:
+        return first.with_tensors(*tensors).run(case.function)
 
-    gradients = torch.stack([grad(mean)(x, y) for x, y in zip(inputs, targets, strict=True)])
-    assert_as_exact(vmap(grad(mean))(inputs, targets), gradients.double(), steps=8)
+    gradients = torch.stack([grad(mean)(*tensors) for tensors in examples])
+    assert_as_exact(vmap(grad(mean))(*batch), gradients.double(), steps=8)
     # One target for all.
-    each = torch.stack([mean(x, targets[0]) for x in inputs])
-    assert_as_exact(vmap(mean, in_dims=(0, None))(inputs, targets[0]), each.double(), steps=8)
+    rest = examples[0][1:]
+    each = torch.stack([mean(x, *rest) for x in batch[0]])
+    assert_as_exact(vmap(mean, in_dims=(0, *(None for _ in rest)))(batch[0], *rest), each.double(), steps=8)
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
@@ -154,7 +156,7 @@ def test_compile_of_a_module_with_options(case: Case) -> None:
     for reduction in REDUCTIONS:
         criterion = case.module(reduction=reduction, on_empty="zero")
         compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager", dynamic=False)
-        loss, plain = compiled(call.input, call.target, **options), criterion(call.input, call.target, **options)
+        loss, plain = call.run(compiled, **options), call.run(criterion, **options)
         assert_as_exact(loss, plain.double(), steps=8)
         (ours,) = torch.autograd.grad(loss.sum(), call.input)
         (expected,) = torch.autograd.grad(plain.sum(), call.input)
@@ -164,7 +166,9 @@ def test_compile_of_a_module_with_options(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_compile_with_sizes_that_change(case: Case) -> None:
     """The divisor is that of each call, not that of the one that was traced."""
-    compiled = torch.compile(lambda x, y: case.function(x, y), fullgraph=True, backend="aot_eager", dynamic=True)
+    compiled = torch.compile(
+        lambda x, y, **kwargs: case.function(x, y, **kwargs), fullgraph=True, backend="aot_eager", dynamic=True
+    )
     for rows in (4, 7, 9):
         call = case.make("plain", (rows, 5), torch.float32)
         assert_as_exact(call.run(compiled), call.run(case.function).double(), steps=8)
@@ -186,11 +190,7 @@ def test_compile_by_inductor() -> None:
 def test_meta_tensors(case: Case, variant: str) -> None:
     for dtype in (torch.float64, *KERNEL_DTYPES):
         call = case.make(variant, case.shapes[0], dtype)
-        meta = Call(
-            call.input.to("meta"),
-            call.target.to("meta"),
-            {name: value.to("meta") if isinstance(value, Tensor) else value for name, value in call.kwargs.items()},
-        )
+        meta = call.map_all(lambda tensor: tensor.to("meta"))
         for reduction in REDUCTIONS:
             expected = call.run(case.function, reduction=reduction)
             result = meta.run(case.function, reduction=reduction)
@@ -206,14 +206,8 @@ def test_fake_tensors(case: Case, variant: str) -> None:
             call = case.make(variant, case.shapes[0], dtype)
             expected = call.run(case.function, reduction=reduction)
             with FakeTensorMode() as mode:
-                fake = Call(
-                    mode.from_tensor(call.input).requires_grad_(True),
-                    mode.from_tensor(call.target),
-                    {
-                        name: mode.from_tensor(value) if isinstance(value, Tensor) else value
-                        for name, value in call.kwargs.items()
-                    },
-                )
+                fake = call.map_all(mode.from_tensor)
+                fake.input.requires_grad_(True)
                 result = fake.run(case.function, reduction=reduction)
                 assert type(result) is type(fake.input)
                 assert result.shape == expected.shape
@@ -301,7 +295,7 @@ def test_subclass_goes_through(case: Case) -> None:
     assert_as_exact(loss.as_subclass(Tensor), call.run(case.function).double(), steps=8)
     loss.backward()
     assert marked.grad is not None
-    assert losskit.explain_dispatch(case.function, marked, call.target).backend == "reference"
+    assert losskit.explain_dispatch(replace(call, input=marked).run, case.function).backend == "reference"
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
