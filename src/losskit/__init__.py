@@ -8,6 +8,7 @@ from losskit.modules import (
     BCELoss,
     BCEWithLogitsLoss,
     CrossEntropyLoss,
+    CTCLoss,
     HuberLoss,
     L1Loss,
     MSELoss,
@@ -20,6 +21,7 @@ from losskit.replace import replace_torch_losses
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
     "CrossEntropyLoss",
     "Dispatch",
     "HuberLoss",

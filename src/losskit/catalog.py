@@ -12,7 +12,7 @@ class LossInfo:
     # The function in losskit.functional and the class in losskit.
     name: str
     module: str
-    # "regression", "classification" or "multi-label classification".
+    # "regression", "classification", "multi-label classification" or "sequence classification".
     task: str
     formula: str
     # What input and target hold.
@@ -67,6 +67,19 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="weight[t] of the samples that count; with probabilities, samples",
         relatives=("nll_loss", "binary_cross_entropy_with_logits"),
         source="negative log-likelihood of a categorical variable; label smoothing: Szegedy et al. 2016, section 7",
+    ),
+    LossInfo(
+        name="ctc_loss",
+        module="CTCLoss",
+        task="sequence classification",
+        formula="−log Σ_π Π_t p_{t, π_t}, π over the alignments of the labels",
+        input="log-probabilities (T, N, C)",
+        target="labels in [0, C), (N, S) or one sample after another",
+        range="[0, ∞]",
+        unit="nats",
+        mean_over="samples, each loss divided by its number of labels",
+        relatives=("nll_loss", "cross_entropy"),
+        source="Graves et al. 2006, equations 6 to 8 and 16",
     ),
     LossInfo(
         name="huber_loss",

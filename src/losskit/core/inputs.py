@@ -433,3 +433,104 @@ def _likely_cause(low: int, high: int, classes: int, wrong: list[int]) -> str:
     if len(wrong) == 1 and wrong[0] < 0:
         return f"{seen}: if {wrong[0]} marks samples to leave out: ignore_index={wrong[0]}?"
     return f"{seen}: {classes} is the size of the class dimension of input."
+
+
+def check_ctc_tensors(function: str, log_probs: Tensor, targets: Tensor, blank: object, zero_infinity: object) -> None:
+    """What can be told without reading a number: log_probs (T, N, C) or (T, C), targets (N, S) or (sum of lengths)."""
+    if not isinstance(zero_infinity, bool):
+        raise LosskitTypeError(f"{function}: zero_infinity must be a bool, got {type(zero_infinity).__name__}.")
+    check_int(function, "blank", blank)
+    if log_probs.ndim not in (2, 3):
+        raise LosskitRuntimeError(
+            f"{function}: log_probs must have shape (T, N, C) or (T, C), got {shape_of(log_probs)}."
+        )
+    check_floating(function, "log_probs", log_probs)
+    if log_probs.numel() == 0:
+        raise LosskitRuntimeError(
+            f"{function}: log_probs must hold at least one frame, sample and class, got shape {shape_of(log_probs)}."
+        )
+    classes, batch = log_probs.shape[-1], log_probs.shape[1] if log_probs.ndim == 3 else 1
+    index: int = blank  # type: ignore[assignment]  # check_int has seen that it is one
+    if not 0 <= index < classes:
+        raise LosskitRuntimeError(f"{function}: blank must lie in [0, {classes}), got {index}.")
+    if targets.is_complex():
+        raise LosskitRuntimeError(f"{function}: targets must hold labels, got {dtype_of(targets)}.")
+    if targets.ndim not in (1, 2):
+        raise LosskitRuntimeError(
+            f"{function}: targets must have shape (N, S), or (sum of target_lengths), got {shape_of(targets)}."
+        )
+    if targets.ndim == 2 and targets.shape[0] != batch:
+        transposed = log_probs.ndim == 3 and targets.shape[0] == log_probs.shape[0]
+        fix = "log_probs.transpose(0, 1)?" if transposed else "(N, S) is needed."
+        raise LosskitRuntimeError(
+            f"{function}: targets {shape_of(targets)} holds {targets.shape[0]} samples but log_probs "
+            f"{shape_of(log_probs)} holds {batch}: {fix}"
+        )
+
+
+def ctc_lengths(function: str, name: str, lengths: object, batch: int, like: Tensor) -> Tensor:
+    """The lengths as an int64 tensor of shape (N)."""
+    if isinstance(lengths, Tensor):
+        if is_inexact(lengths) or lengths.dtype == torch.bool:
+            raise LosskitRuntimeError(f"{function}: {name} must be integers, got {dtype_of(lengths)}: {name}.long()?")
+        count = lengths.numel()
+        found = lengths.reshape(-1).to(like.device, torch.int64)
+    else:
+        if not isinstance(lengths, (tuple, list)):
+            raise LosskitTypeError(
+                f"{function}: {name} must be a tensor or a tuple of ints, got {type(lengths).__name__}."
+            )
+        for length in lengths:
+            check_int(function, f"each of {name}", length)
+        count = len(lengths)
+        found = torch.tensor(lengths, dtype=torch.int64, device=like.device)
+    if count != batch:
+        raise LosskitRuntimeError(
+            f"{function}: {name} must hold one length for each of the {batch} samples of log_probs, got {count}."
+        )
+    return found
+
+
+def check_ctc_lengths(
+    function: str, frames: int, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
+) -> None:
+    """Every length fits its tensor. Read before anything is read by them."""
+    if not is_plain(targets, input_lengths, target_lengths):
+        return
+    room = targets.shape[1] if targets.ndim == 2 else targets.shape[0]
+    for name, lengths, limit, holder in (
+        ("input_lengths", input_lengths, frames, f"log_probs has {frames} frames"),
+        ("target_lengths", target_lengths, room, f"targets, shape {shape_of(targets)}, has room for {room} labels"),
+    ):
+        for n, length in enumerate(lengths.tolist()):
+            if length < 0:
+                raise LosskitRuntimeError(f"{function}: {name}[{n}] must be at least 0, got {length}.")
+            if length > limit:
+                raise LosskitRuntimeError(f"{function}: {name}[{n}] is {length} but {holder}.")
+    total = int(target_lengths.sum())
+    if targets.ndim == 1 and total != room:
+        raise LosskitRuntimeError(
+            f"{function}: target_lengths add up to {total} but targets, one sample after another, holds {room} labels: "
+            "targets of shape (N, S) may be padded."
+        )
+
+
+def check_ctc_labels(function: str, labels: Tensor, target_lengths: Tensor, classes: int, mask: Tensor | None) -> None:
+    """Every label lies in [0, classes): (N, S), of which the first target_lengths count, in samples that count."""
+    if not is_plain(labels, target_lengths, mask):
+        return
+    counts = torch.arange(labels.shape[1]) < target_lengths.unsqueeze(1)
+    if mask is not None:
+        counts &= mask.reshape(-1, 1)
+    outside = counts & ((labels < 0) | (labels >= classes))
+    found = int(outside.sum())
+    if not found:
+        return
+    sample, place = outside.nonzero()[0].tolist()
+    listed = sorted(set(labels[outside].tolist()))
+    shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
+    fix = "these labels look 1-based." if listed == [classes] else f"{classes} is the last size of log_probs."
+    raise LosskitIndexError(
+        f"{function}: {found} of {int(counts.sum())} labels lie outside [0, {classes}): {{{shown}}}, first in sample "
+        f"{sample} at place {place}: {fix}"
+    )

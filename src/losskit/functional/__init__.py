@@ -17,6 +17,7 @@ Every loss takes these keywords beyond PyTorch's:
 
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
+from losskit.functional._ctc import ctc_loss, explain_ctc
 from losskit.functional._margin import soft_margin_loss
 from losskit.functional._pointwise import (
     binary_cross_entropy,
@@ -32,6 +33,8 @@ __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "ctc_loss",
+    "explain_ctc",
     "huber_loss",
     "l1_loss",
     "log_softmax",

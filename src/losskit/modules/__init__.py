@@ -5,6 +5,7 @@ Each is a subclass of the class of the same name in `torch.nn`: the same argumen
 belong to a batch and go to the call. What each loss computes is told at its function in `losskit.functional`.
 """
 
+from losskit.modules._ctc import CTCLoss
 from losskit.modules._margin import SoftMarginLoss
 from losskit.modules._pointwise import BCELoss, BCEWithLogitsLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
 from losskit.modules._softmax import CrossEntropyLoss, NLLLoss
@@ -12,6 +13,7 @@ from losskit.modules._softmax import CrossEntropyLoss, NLLLoss
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
     "CrossEntropyLoss",
     "HuberLoss",
     "L1Loss",

@@ -1,6 +1,7 @@
 """The C++ kernels: their choice of instruction set, and the autograd functions around them."""
 
 from losskit.kernels.cpu.class_loss import class_layout, class_loss, join_lean_class_loss, target_like
+from losskit.kernels.cpu.ctc import ctc_layout, ctc_loss, join_lean_ctc
 from losskit.kernels.cpu.extension import (
     DTYPES,
     available,
@@ -9,6 +10,7 @@ from losskit.kernels.cpu.extension import (
     exchange,
     instruction_sets,
     lean_class_loss,
+    lean_ctc,
     lean_fused,
     lean_pointwise,
     memory_stats,
@@ -69,15 +71,19 @@ __all__ = [
     "available",
     "class_layout",
     "class_loss",
+    "ctc_layout",
+    "ctc_loss",
     "description",
     "empty_cache",
     "exchange",
     "fused",
     "instruction_sets",
     "join_lean_class_loss",
+    "join_lean_ctc",
     "join_lean_fused",
     "join_lean_pointwise",
     "lean_class_loss",
+    "lean_ctc",
     "lean_fused",
     "lean_pointwise",
     "memory_stats",
