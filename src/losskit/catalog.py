@@ -26,6 +26,8 @@ class LossInfo:
     # Names of losses that are this one in a limit, or compute it from another input.
     relatives: tuple[str, ...]
     source: str
+    # Older names of the class that PyTorch still has.
+    deprecated_modules: tuple[str, ...] = ()
 
 
 LOSSES: tuple[LossInfo, ...] = (
@@ -108,6 +110,19 @@ LOSSES: tuple[LossInfo, ...] = (
         source="Laplace 1774: its minimum is the median",
     ),
     LossInfo(
+        name="linear_cross_entropy",
+        module="LinearCrossEntropyLoss",
+        task="classification",
+        formula="log Σ_c exp(z_c) − z_t, z = x·Wᵀ + b",
+        input="features (N, K)",
+        target="class indices in [0, C), or class probabilities of the shape of z",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="weight[t] of the samples that count; with probabilities, samples",
+        relatives=("cross_entropy",),
+        source="negative log-likelihood of a categorical variable",
+    ),
+    LossInfo(
         name="mse_loss",
         module="MSELoss",
         task="regression",
@@ -132,6 +147,7 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="weight[t] of the samples that count",
         relatives=("cross_entropy",),
         source="negative log-likelihood of a categorical variable",
+        deprecated_modules=("NLLLoss2d",),
     ),
     LossInfo(
         name="smooth_l1_loss",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from losskit.core.dispatch import BACKENDS, is_plain
+from losskit.core.precision import autocast_enabled
 from losskit.core.reduction import REDUCTIONS, Options, Reduction
 from losskit.errors import (
     LosskitIndexError,
@@ -310,29 +311,29 @@ def check_no_overlap(function: str, input: Tensor, **tensors: Tensor | None) -> 
             )
 
 
-def check_class_shapes(function: str, input: Tensor, target: Tensor) -> None:
+def check_class_shapes(function: str, input: Tensor, target: Tensor, name: str = "input") -> None:
     """Class indices: input (C) and target (); (N, C) and (N); (N, C, d1, …) and (N, d1, …)."""
     if input.ndim == 0:
-        raise LosskitValueError(f"{function}: input must have a dimension of classes, got a 0-dim tensor.")
+        raise LosskitValueError(f"{function}: {name} must have a dimension of classes, got a 0-dim tensor.")
     if input.ndim == 1:
         if target.ndim > 1 or target.numel() != 1:
             error = LosskitRuntimeError if target.ndim > 1 else LosskitValueError
             raise error(
-                f"{function}: input {shape_of(input)} is one sample of {input.shape[0]} classes, so target must be "
+                f"{function}: {name} {shape_of(input)} is one sample of {input.shape[0]} classes, so target must be "
                 f"a 0-dim tensor, got shape {shape_of(target)}."
             )
         return
     expected = (input.shape[0], *input.shape[2:])
     if tuple(target.shape) == expected:
         return
-    message = f"{function}: input {shape_of(input)} takes a target of shape {expected}, got {shape_of(target)}"
+    message = f"{function}: {name} {shape_of(input)} takes a target of shape {expected}, got {shape_of(target)}"
     if input.ndim == 2 and target.ndim > 1:
-        fix = "target.squeeze(1)?" if target.shape[1] == 1 else "one class index per row of input is needed."
+        fix = "target.squeeze(1)?" if target.shape[1] == 1 else f"one class index per row of {name} is needed."
         raise LosskitRuntimeError(f"{message}: {fix}")
     if input.ndim == 2 or (target.ndim > 0 and target.shape[0] != input.shape[0]):
         batch = target.shape[0] if target.ndim else 0
         raise LosskitValueError(f"{message}: {input.shape[0]} samples against {batch}.")
-    if target.ndim == 2 and input.ndim == 3 and tuple(target.shape) == tuple(input.shape[:2]):
+    if name == "input" and target.ndim == 2 and input.ndim == 3 and tuple(target.shape) == tuple(input.shape[:2]):
         raise LosskitRuntimeError(f"{message}: the classes belong in dim 1: input.transpose(1, 2)?")
     raise LosskitRuntimeError(f"{message}.")
 
@@ -433,6 +434,60 @@ def _likely_cause(low: int, high: int, classes: int, wrong: list[int]) -> str:
     if len(wrong) == 1 and wrong[0] < 0:
         return f"{seen}: if {wrong[0]} marks samples to leave out: ignore_index={wrong[0]}?"
     return f"{seen}: {classes} is the size of the class dimension of input."
+
+
+def check_linear(function: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """input (K) or (N, K), weight (C, K), or (C, d1, …, K) with a batch, bias as the weight without K."""
+    check_devices(function, input=input, linear_weight=weight, linear_bias=bias)
+    check_floating(function, "input", input)
+    if input.ndim not in (1, 2):
+        raise LosskitRuntimeError(f"{function}: input must have shape (K) or (N, K), got {shape_of(input)}.")
+    if weight.ndim < 2:
+        raise LosskitRuntimeError(
+            f"{function}: linear_weight must have shape (C, K) or (C, d1, …, K), got {shape_of(weight)}."
+        )
+    if input.shape[-1] != weight.shape[-1]:
+        raise LosskitRuntimeError(
+            f"{function}: input {shape_of(input)} has {input.shape[-1]} features but linear_weight {shape_of(weight)} "
+            f"takes {weight.shape[-1]}."
+        )
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise LosskitRuntimeError(
+            f"{function}: linear_bias must have the shape of linear_weight without its last dimension, "
+            f"{tuple(weight.shape[:-1])}, got {shape_of(bias)}."
+        )
+    if weight.ndim > 2 and input.ndim == 1:
+        raise LosskitRuntimeError(
+            f"{function}: linear_weight {shape_of(weight)} needs an input of shape (N, {weight.shape[-1]}), got "
+            f"{shape_of(input)}: input.unsqueeze(0)?"
+        )
+    for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype and not autocast_enabled(input.device.type):
+            raise LosskitRuntimeError(
+                f"{function}: {name} must have the dtype of input, {dtype_of(input)}, got {dtype_of(tensor)}: "
+                f"{name}.to({input.dtype})?"
+            )
+
+
+def ignored_index(function: str, ignore_index: int | None, probabilities: bool) -> int:
+    """The class index that does not count; None is torch's −100."""
+    if ignore_index is None:
+        return -100
+    check_ignore_index(function, ignore_index)
+    if probabilities:
+        raise LosskitRuntimeError(
+            f"{function}: ignore_index={ignore_index} needs class indices, but target holds class probabilities: "
+            "mask= leaves samples out."
+        )
+    return ignore_index
+
+
+def check_linear_options(function: str, options: object) -> None:
+    kind = getattr(torch.nn, "LinearCrossEntropyOptions", None)
+    if options is not None and (kind is None or not isinstance(options, kind)):
+        raise LosskitTypeError(
+            f"{function}: options must be a torch.nn.LinearCrossEntropyOptions or None, got {type(options).__name__}."
+        )
 
 
 def check_ctc_tensors(function: str, log_probs: Tensor, targets: Tensor, blank: object, zero_infinity: object) -> None:

@@ -18,6 +18,7 @@ Every loss takes these keywords beyond PyTorch's:
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
 from losskit.functional._ctc import ctc_loss, explain_ctc
+from losskit.functional._linear_softmax import linear_cross_entropy
 from losskit.functional._margin import soft_margin_loss
 from losskit.functional._pointwise import (
     binary_cross_entropy,
@@ -37,6 +38,7 @@ __all__ = [
     "explain_ctc",
     "huber_loss",
     "l1_loss",
+    "linear_cross_entropy",
     "log_softmax",
     "logsigmoid",
     "mse_loss",

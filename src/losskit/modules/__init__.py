@@ -6,9 +6,10 @@ belong to a batch and go to the call. What each loss computes is told at its fun
 """
 
 from losskit.modules._ctc import CTCLoss
+from losskit.modules._linear_softmax import LinearCrossEntropyLoss
 from losskit.modules._margin import SoftMarginLoss
 from losskit.modules._pointwise import BCELoss, BCEWithLogitsLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
-from losskit.modules._softmax import CrossEntropyLoss, NLLLoss
+from losskit.modules._softmax import CrossEntropyLoss, NLLLoss, NLLLoss2d
 
 __all__ = [
     "BCELoss",
@@ -17,8 +18,10 @@ __all__ = [
     "CrossEntropyLoss",
     "HuberLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
     "MSELoss",
     "NLLLoss",
+    "NLLLoss2d",
     "SmoothL1Loss",
     "SoftMarginLoss",
 ]
