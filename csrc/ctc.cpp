@@ -103,13 +103,13 @@ bool run(const Tensor& x, const Tensor& targets, const int64_t* input_lengths, c
     if (!check_and_find(targets, args, starts)) return false;
     const size_t batch = static_cast<size_t>(args.batch);
     auto counts = [&](size_t n) { return !args.mask || args.mask[n]; };
-    // What each loss is multiplied by in the result, and each gradient.
+    // What each loss is multiplied by in the sum, and each gradient in the result.
     std::vector<double> losses(batch), factors(batch);
     std::vector<float> scales(batch);
     for (size_t n = 0; n < batch; ++n) {
         const double labels = o.per_label && target_lengths[n] > 0 ? static_cast<double>(target_lengths[n]) : 1.0;
-        factors[n] = (weights && counts(n) ? weights[n] : 1.0) / labels / o.divisor;
-        scales[n] = static_cast<float>(factors[n] * (above ? above[n] : o.upstream));
+        factors[n] = (weights && counts(n) ? weights[n] : 1.0) / labels;
+        scales[n] = static_cast<float>(factors[n] / o.divisor * (above ? above[n] : o.upstream));
     }
     args.losses = losses.data();
     args.scales = scales.data();
@@ -130,7 +130,7 @@ bool run(const Tensor& x, const Tensor& targets, const int64_t* input_lengths, c
     if (o.total) {
         double sum = 0.0;
         for (size_t n = 0; n < batch; ++n) sum += losses[n];
-        loss_result = loss_scalar(sum, o.out_dtype);
+        loss_result = loss_scalar(sum / o.divisor, o.out_dtype);
     } else {
         loss_result = make_tensor(DType::float64, 1, &args.batch, nullptr, view);
         for (size_t n = 0; n < batch; ++n) static_cast<double*>(view.data)[n] = losses[n];

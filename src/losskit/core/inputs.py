@@ -327,7 +327,7 @@ def check_class_shapes(function: str, input: Tensor, target: Tensor, name: str =
     if tuple(target.shape) == expected:
         return
     message = f"{function}: {name} {shape_of(input)} takes a target of shape {expected}, got {shape_of(target)}"
-    if input.ndim == 2 and target.ndim > 1:
+    if input.ndim == 2 and target.ndim > 1 and target.shape[0] == input.shape[0]:
         fix = "target.squeeze(1)?" if target.shape[1] == 1 else f"one class index per row of {name} is needed."
         raise LosskitRuntimeError(f"{message}: {fix}")
     if input.ndim == 2 or (target.ndim > 0 and target.shape[0] != input.shape[0]):

@@ -40,9 +40,9 @@ def linear_cross_entropy(
     `cross_entropy` takes for logits of shape (C), (N, C) or (N, C, d1, …). `linear_bias`: b, shape (C) or (C, d1, …).
     `weight`: one per class, shape (C). `reduction`: `"none"`, `"mean"`, `"sum"`. `ignore_index`: a class index that
     does not count; None is −100, and the only choice with class probabilities. `label_smoothing`: that of
-    `cross_entropy`. `options`: a `torch.nn.LinearCrossEntropyOptions`, which tells PyTorch to go through the batch in chunks; it changes
-    no number, and here the scores are formed as a whole. The other keywords are described at the head of
-    `losskit.functional`.
+    `cross_entropy`. `options`: a `torch.nn.LinearCrossEntropyOptions`, which tells PyTorch to go through the batch in
+    chunks; it changes no number, and here the scores are formed as a whole. The other keywords are described at the
+    head of `losskit.functional`.
 
     **Returns**: a 0-dim tensor, or one loss per target with `reduction="none"`; in nats. `mean` divides as
     `cross_entropy` does.

@@ -33,7 +33,8 @@ def ctc_loss(
     log_probs = torch.where(counts.unsqueeze(2), log_probs, log_probs.new_zeros(()))
     loss = -_log_likelihood(log_probs, counts, labels, target_lengths, blank)
     # Worth 0, with the derivatives of exp. Where exp would overflow, far from any probability, they are left out.
-    share = log_probs.clamp(max=math.floor(math.log(torch.finfo(log_probs.dtype).max))).exp()
+    limit = log_probs.new_full((), math.floor(math.log(torch.finfo(log_probs.dtype).max)))
+    share = torch.where(log_probs > limit, limit, log_probs).exp()
     share = torch.where(counts.unsqueeze(2), share, share.new_zeros(()))
     loss = loss + (share - share.detach()).sum((0, 2))
     impossible = loss == float("inf")
