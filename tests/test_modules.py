@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, REDUCTIONS, VARIANTS, Case
+from cases import APART_CASES, CASES, REDUCTIONS, VARIANTS, Case
 from torch import Tensor, nn
 
 import losskit
@@ -33,10 +33,15 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
         {"label_smoothing": 0.2},
     ],
     "nll_loss": [{}, {"weight": torch.tensor([0.5, 1.0, 2.0, 1.0, 3.0]), "ignore_index": 2}],
+    "ctc_loss": [{}, {"blank": 4, "zero_infinity": True}],
 }
 
+# One that holds a layer has tests of its own.
+MODULE_CASES = (*CASES, *(case for case in APART_CASES if case.name in SETTINGS))
 SETTINGS_OF_CASES = [
-    pytest.param(case, kwargs, id="-".join([case.name, *kwargs])) for case in CASES for kwargs in SETTINGS[case.name]
+    pytest.param(case, kwargs, id="-".join([case.name, *kwargs]))
+    for case in MODULE_CASES
+    for kwargs in SETTINGS[case.name]
 ]
 
 
@@ -110,15 +115,23 @@ class TestLikeTorch:
             "binary_cross_entropy_with_logits": ("weight", "size_average", "reduce", "reduction", "pos_weight"),
             "cross_entropy": ("weight", "size_average", "ignore_index", "reduce", "reduction", "label_smoothing"),
             "nll_loss": ("weight", "size_average", "ignore_index", "reduce", "reduction"),
+            "ctc_loss": ("blank", "reduction", "zero_infinity"),
         }[case.name]
-        defaults = {"beta": 1.0, "delta": 1.0, "ignore_index": -100, "label_smoothing": 0.0}
+        defaults = {
+            "beta": 1.0,
+            "delta": 1.0,
+            "ignore_index": -100,
+            "label_smoothing": 0.0,
+            "blank": 0,
+            "zero_infinity": False,
+        }
         given = {**defaults, **kwargs, "reduction": reduction}
         ours = case.module(*(given.get(name) for name in order))
         assert repr(ours) == repr(theirs)
         assert_same_loss(case, ours, theirs)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", MODULE_CASES, ids=repr)
 def test_functions_take_positions_in_torch_order(case: Case) -> None:
     call = case.make("plain", (6, 5), torch.float32)
     weight = torch.rand(5) if case.classes else torch.rand(6, 5)
@@ -131,13 +144,14 @@ def test_functions_take_positions_in_torch_order(case: Case) -> None:
         "binary_cross_entropy_with_logits": (weight, None, None, "sum", torch.rand(5)),
         "cross_entropy": (weight, None, 1, None, "sum", 0.2),
         "nll_loss": (weight, None, 1, None, "sum"),
+        "ctc_loss": (*call.kwargs.values(), 4, "sum", True),
     }
     arguments = positions[case.name]
     ours = case.function(*call.tensors, *arguments)
     torch.testing.assert_close(ours, case.torch_function(*call.tensors, *arguments), rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", MODULE_CASES, ids=repr)
 def test_dtype_and_device_moves(case: Case) -> None:
     for kwargs in SETTINGS[case.name]:
         ours, theirs = pair(case, **kwargs)
@@ -153,7 +167,7 @@ def test_dtype_and_device_moves(case: Case) -> None:
     torch.testing.assert_close(call.run(criterion.double()), expected, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", MODULE_CASES, ids=repr)
 def test_settings_changed_after_construction(case: Case) -> None:
     for kwargs in SETTINGS[case.name]:
         ours, theirs = pair(case, **kwargs)
@@ -228,7 +242,7 @@ def test_options_of_a_batch_go_to_the_call(case: Case, variant: str) -> None:
 
 
 def test_a_module_pickled_without_the_options_works() -> None:
-    for case in CASES:
+    for case in MODULE_CASES:
         criterion = case.module()
         for name in ("on_empty", "out_dtype", "backend", "inplace_backward"):
             vars(criterion).pop(name, None)
@@ -271,3 +285,23 @@ def test_inplace_backward_of_the_module() -> None:
     assert torch.equal(loss, plain)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert torch.equal(gradient, other)
+
+
+def test_nll_loss_2d_is_nll_loss_with_a_warning() -> None:
+    """As in PyTorch, whose class warns too."""
+    weight = torch.tensor([0.5, 1.0, 2.0])
+    with pytest.warns(FutureWarning, match="`NLLLoss2d` has been deprecated"):
+        theirs = nn.NLLLoss2d(weight, None, 1, None, "sum")
+    with pytest.warns(FutureWarning) as seen:
+        ours = losskit.NLLLoss2d(weight, None, 1, None, "sum", on_empty="zero")
+    (warning,) = seen
+    assert str(warning.message) == "NLLLoss2d is deprecated: NLLLoss takes the same."
+    assert warning.filename == __file__
+    assert isinstance(ours, (losskit.NLLLoss, nn.NLLLoss2d))
+    assert isinstance(ours, nn.NLLLoss2d)
+    assert repr(ours) == repr(theirs)
+    assert ours.on_empty == "zero"
+    log_probs = torch.randn(2, 3, 4, 5).log_softmax(1)
+    target = torch.randint(3, (2, 4, 5))
+    torch.testing.assert_close(ours(log_probs, target), theirs(log_probs, target), rtol=2e-6, atol=0)
+    assert repr(pickle.loads(pickle.dumps(ours))) == repr(ours)
