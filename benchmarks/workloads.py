@@ -164,6 +164,37 @@ def build_nll(shape: tuple[int, ...], seed: int) -> Problem:
     )
 
 
+def build_ctc(shape: tuple[int, ...], seed: int) -> Problem:
+    """Log-probabilities (T, N, C), all frames in use, and targets of a tenth to a quarter as many labels."""
+    frames, batch, classes = shape
+    random = generator(seed)
+    longest = max(frames // 4, 1)
+    return Problem(
+        inputs={"log_probs": torch.randn(shape, generator=random).log_softmax(2)},
+        constants=(
+            torch.randint(1, classes, (batch, longest), generator=random),
+            torch.full((batch,), frames),
+            torch.randint(max(frames // 10, 1), longest + 1, (batch,), generator=random),
+        ),
+        eager=F.ctc_loss,
+        losskit=losskit.functional.ctc_loss,
+    )
+
+
+def build_linear_cross_entropy(shape: tuple[int, ...], seed: int) -> Problem:
+    rows, width, classes = shape
+    random = generator(seed)
+    return Problem(
+        inputs={
+            "hidden": torch.randn(rows, width, generator=random),
+            "projection": torch.randn(classes, width, generator=random) * width**-0.5,
+        },
+        constants=(torch.randint(classes, (rows,), generator=random),),
+        eager=F.linear_cross_entropy,
+        losskit=losskit.functional.linear_cross_entropy,
+    )
+
+
 def multiply(hidden: Tensor, projection: Tensor) -> Tensor:
     """The output layer of a language model without its bias: (N, D), (C, D) -> logits (N, C)."""
     return hidden @ projection.T
@@ -442,6 +473,35 @@ WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
             ("cross_entropy_probabilities", "cross entropy 4096x1000, targets are probabilities", build_probabilities),
             ("nll", "nll_loss 4096x1000 on log-probabilities", build_nll),
         )
+    ),
+    Workload(
+        name="linear_cross_entropy",
+        description="linear_cross_entropy 2048x512, 32000 classes, float32",
+        build=build_linear_cross_entropy,
+        shape=(2048, 512, 32000),
+        small_shape=(7, 16, 61),
+        peers=("losskit", "eager"),
+        targets=(Target("speed_up", 1.1), NO_WORSE_ERROR),
+        measure_memory=True,
+    ),
+    Workload(
+        name="ctc_200x64x1000",
+        description="ctc_loss, 200 frames, 64 samples, 1000 classes, 20 to 50 labels, float32",
+        build=build_ctc,
+        shape=(200, 64, 1000),
+        small_shape=(20, 3, 11),
+        peers=("losskit", "eager", "copy"),
+        targets=(Target("speed_up", 6), NO_WORSE_ERROR),
+        measure_memory=True,
+    ),
+    Workload(
+        name="ctc_50x4x20",
+        description="ctc_loss, 50 frames, 4 samples, 20 classes, 5 to 12 labels, float32: the cost of a call",
+        build=build_ctc,
+        shape=(50, 4, 20),
+        small_shape=(50, 4, 20),
+        peers=("losskit", "eager"),
+        targets=(Target("speed_up", 1.5), NO_WORSE_ERROR),
     ),
     *pointwise_workloads(),
     *row_workloads(),

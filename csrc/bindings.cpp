@@ -452,6 +452,7 @@ NB_MODULE(_kernels, m) {
           nb::arg("ignore_index"), nb::arg("label_smoothing"), nb::arg("row_weight").none(), nb::arg("row_mask").none(),
           nb::arg("grad_output").none(), nb::arg("total"), nb::arg("mean"), nb::arg("divisor"), nb::arg("upstream"),
           nb::arg("want_loss"), nb::arg("want_grad"), nb::arg("inplace"), nb::arg("out_dtype"));
+    bind_ctc(m);
     bind_fused(m);
     m.def("empty_cache", &empty_cache);
     m.def("memory_stats", &memory_stats);

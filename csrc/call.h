@@ -87,6 +87,7 @@ PyCFunction as_method(Function function) {
     return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
+void bind_ctc(nb::module_& m);
 void bind_fused(nb::module_& m);
 
 }  // namespace losskit

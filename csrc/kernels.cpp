@@ -1,6 +1,7 @@
 // Compiled once for each instruction set: see CMakeLists.txt and isa.h.
 #include "kernels.h"
 
+#include "ctc.h"
 #include "fused.h"
 #include "pointwise.h"
 #include "softmax.h"
@@ -41,6 +42,7 @@ void scale(void* data, DType dtype, int64_t n, float factor, int threads) {
 
 const Kernels LOSSKIT_JOIN(kernels_, LOSSKIT_ISA) = {
     LOSSKIT_STRING(LOSSKIT_ISA), LOSSKIT_ISA::pointwise, LOSSKIT_ISA::class_chunks, LOSSKIT_ISA::count_targets,
-    LOSSKIT_ISA::softmax, LOSSKIT_ISA::nll, LOSSKIT_ISA::fused_chunks, LOSSKIT_ISA::fused, LOSSKIT_ISA::scale};
+    LOSSKIT_ISA::softmax, LOSSKIT_ISA::nll, LOSSKIT_ISA::fused_chunks, LOSSKIT_ISA::fused, LOSSKIT_ISA::ctc_workspace, LOSSKIT_ISA::ctc,
+    LOSSKIT_ISA::scale};
 
 }  // namespace losskit

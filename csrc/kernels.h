@@ -149,6 +149,32 @@ struct FusedArgs {
 
 constexpr int kNoMemory = 2;
 
+// Connectionist temporal classification. See ctc.h.
+struct CtcArgs {
+    DType dtype;
+    // (frames, batch, classes); classes are neighbours. The gradient lies in memory as the log-probabilities do.
+    const void* log_probs;
+    int64_t frames, batch, classes;
+    int64_t frame_stride, sample_stride;
+    // Where the labels of each sample begin.
+    const int64_t* targets;
+    const int64_t* target_starts;
+    const int64_t* input_lengths;
+    const int64_t* target_lengths;
+    int64_t max_labels;
+    int64_t blank;
+    bool zero_infinity;
+    // Optional, one per sample.
+    const uint8_t* mask;
+    // The loss of each sample; its gradient, times the sample's scale, where it is wanted.
+    double* losses;
+    void* grad;
+    const float* scales;
+    // `ctc_workspace` floats for each thread.
+    float* workspace;
+    int threads;
+};
+
 struct Kernels {
     const char* name;
     void (*pointwise)(const PointwiseArgs&);
@@ -161,6 +187,8 @@ struct Kernels {
     // The number of partial sums that `fused` fills.
     int64_t (*fused_chunks)(const FusedArgs&);
     void (*fused)(const FusedArgs&);
+    int64_t (*ctc_workspace)(const CtcArgs&);
+    void (*ctc)(const CtcArgs&);
     void (*scale)(void* data, DType, int64_t n, float factor, int threads);
 };
 

@@ -606,10 +606,108 @@ CASES = (
     ),
 )
 
-# What has no entry in the list, and why.
-WITHOUT_CASE = {
-    "triplet_margin_with_distance_loss": "it takes a function and has no kernel; tests/test_embedding.py is its own",
+# Losses whose arguments are not an input and a target of its rows, and why the tests over `CASES` cannot take them.
+# Each has a file of its own that asks the same of it. What concerns arguments alone runs over `ALL_CASES`.
+APART = {
+    "ctc_loss": "the samples lie in dim 1 and differ in length, torch has neither half precision nor second "
+    "derivatives, and its gradient is that of normalised log-probabilities (tests/test_ctc.py)",
+    "linear_cross_entropy": "no row of the loss is a row of linear_weight, and the class holds parameters "
+    "(tests/test_linear_cross_entropy.py)",
+    "triplet_margin_with_distance_loss": "it takes a function and has no kernel (tests/test_embedding.py)",
 }
+
+
+def _sequences(
+    *,
+    concatenated: bool = False,
+    numbers: bool = False,
+    impossible: bool = False,
+    blank: int = 0,
+    index_dtype: torch.dtype = torch.int64,
+    **kwargs: Any,
+) -> Maker:
+    """(T, N, C) or (T, C): lengths from 0 to all, labels that repeat, padding that is no label."""
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        frames, classes, batch = shape[0], shape[-1], shape[1] if len(shape) == 3 else 1
+        log_probs = torch.log_softmax(_normal(shape, torch.float64, generator), -1).to(dtype)
+        others = [index for index in range(classes) if index != blank]
+        longest = max(frames // 2, 1)
+        labels = torch.tensor(others)[torch.randint(len(others), (batch, longest), generator=generator)]
+        labels[:, 1::3] = labels[:, ::3][:, : labels[:, 1::3].shape[1]]
+        counts = torch.randint(0, longest + 1, (batch,), generator=generator)
+        repeats = (labels[:, 1:] == labels[:, :-1]) & (torch.arange(1, longest) < counts.unsqueeze(1))
+        needed = counts + repeats.sum(1)
+        while not impossible and bool((needed > frames).any()):
+            counts = counts.clamp(max=int(counts.max()) - 1)
+            repeats = (labels[:, 1:] == labels[:, :-1]) & (torch.arange(1, longest) < counts.unsqueeze(1))
+            needed = counts + repeats.sum(1)
+        given = torch.randint(0, frames + 1, (batch,), generator=generator).maximum(needed).clamp(max=frames)
+        given[0] = frames
+        if impossible:
+            # The last sample has fewer frames than labels.
+            counts[-1], given[-1] = longest, longest - 1
+        inside = torch.arange(longest) < counts.unsqueeze(1)
+        targets = labels[inside] if concatenated else torch.where(inside, labels, 77)
+        if len(shape) == 2:
+            targets = targets.reshape(-1)[: int(counts[0])]
+        lengths = {"input_lengths": given, "target_lengths": counts}
+        if numbers:
+            lengths = {name: tuple(value.tolist()) for name, value in lengths.items()}
+        extra = {"blank": blank} if blank else {}
+        return Call(log_probs, targets.to(index_dtype), {**lengths, **extra, **kwargs})
+
+    return make
+
+
+def _layers(*, bias: bool = False, **kwargs: Any) -> Maker:
+    """(N, K) or (K): a layer of five classes, or a map of them, and a target for it."""
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        batch, features = shape[:-1], shape[-1]
+        places = (3, 2) if kwargs.get("places") else ()
+        options = {name: value for name, value in kwargs.items() if name != "places"}
+        target = _classes(**options)((*batch, 5, *places), dtype, generator)
+        weight = _normal((5, *places, features), dtype, generator, 0.5)
+        extra = {"linear_bias": _normal((5, *places), dtype, generator)} if bias else {}
+        data = {"target": target.target, **target.kwargs, **extra}
+        return Call(_normal(shape, dtype, generator), weight, data)
+
+    return make
+
+
+APART_CASES = (
+    _case(
+        "ctc_loss",
+        "CTCLoss",
+        variants={
+            "plain": _sequences(),
+            "concatenated": _sequences(concatenated=True),
+            "numbers": _sequences(numbers=True),
+            "int32": _sequences(index_dtype=torch.int32),
+            "last blank": _sequences(blank=2),
+            "impossible": _sequences(impossible=True),
+            "zero_infinity": _sequences(impossible=True, zero_infinity=True),
+        },
+        shapes=((5, 3, 3), (4, 3), (1, 1, 3), (6, 2, 4)),
+        gradients=(0,),
+    ),
+    _case(
+        "linear_cross_entropy",
+        "LinearCrossEntropyLoss",
+        variants={
+            "plain": _layers(),
+            "bias": _layers(bias=True),
+            "weight": _layers(weight=True),
+            "ignore": _layers(ignore=True, weight=True),
+            "smoothing": _layers(label_smoothing=0.1, bias=True),
+            "probabilities": _layers(probabilities=True, bias=True),
+        },
+        shapes=((6, 4), (4,), (1, 1), (33, 17), (0, 4)),
+        gradients=(0, 1),
+    ),
+)
+ALL_CASES = CASES + APART_CASES
 
 BY_NAME = {case.name: case for case in CASES}
 REDUCTIONS = ("none", "mean", "sum")

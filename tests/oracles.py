@@ -1,5 +1,6 @@
 """What the losses should give, written apart from losskit: textbook forms in float64, and exact numbers by mpmath."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -167,6 +168,46 @@ def gaussian_nll_loss(
 ) -> tuple[Tensor, Tensor]:
     density = torch.distributions.Normal(input, var.clamp(min=eps).sqrt()).log_prob(target)
     return _weighted(-density - (0.0 if full else math.log(math.sqrt(2 * math.pi))), None)
+
+
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | tuple[int, ...],
+    target_lengths: Tensor | tuple[int, ...],
+    blank: int = 0,
+    zero_infinity: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """By going through every sequence of classes: −log of the sum of those that collapse to the labels.
+
+    Each loss and its number of labels, at least 1.
+    """
+    batched = log_probs if log_probs.ndim == 3 else log_probs.unsqueeze(1)
+    frames, counts = [
+        lengths.tolist() if isinstance(lengths, Tensor) else list(lengths)
+        for lengths in (input_lengths, target_lengths)
+    ]
+    starts = [sum(counts[:n]) for n in range(len(counts))]
+    losses = []
+    for n, (length, count, start) in enumerate(zip(frames, counts, starts, strict=True)):
+        row = targets[n] if targets.ndim == 2 else targets[start:]
+        labels = row[:count].tolist()
+        total = batched.new_zeros(())
+        for path in itertools.product(range(batched.shape[2]), repeat=length):
+            merged = [index for index, _ in itertools.groupby(path)]
+            if [index for index in merged if index != blank] == labels:
+                total = total + batched[range(length), n, path].sum().exp()
+        loss = -total.log() if total.item() else total.new_full((), math.inf)
+        losses.append(total if zero_infinity and total.item() == 0 else loss)
+    values = torch.stack(losses).reshape(log_probs.shape[1:-1])
+    return values, values.new_tensor(counts).clamp(min=1).reshape(values.shape)
+
+
+def linear_cross_entropy(
+    input: Tensor, linear_weight: Tensor, target: Tensor, linear_bias: Tensor | None = None, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    scores = torch.tensordot(input, linear_weight, dims=([-1], [-1]))
+    return cross_entropy(scores if linear_bias is None else scores + linear_bias, target, **kwargs)
 
 
 def _weighted(values: Tensor, weight: Tensor | None, divides: bool = False) -> tuple[Tensor, Tensor]:

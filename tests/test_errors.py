@@ -919,3 +919,200 @@ def test_explain_dispatch_of_something_else() -> None:
 def test_cache_limit() -> None:
     complaint(LosskitTypeError, "set_cache_limit: limit must be an int, got float.", losskit.set_cache_limit, 1.5)
     complaint(LosskitValueError, "set_cache_limit: limit must be 0 or more bytes, got -1.", losskit.set_cache_limit, -1)
+
+
+# Connectionist temporal classification. Torch's own op is called for none of these: it reads by labels and lengths.
+
+
+def sequences(**changed: object) -> dict[str, Any]:
+    """A good call of three samples: six frames, five classes, two labels each."""
+    return {
+        "log_probs": torch.log_softmax(torch.zeros(6, 3, 5), 2),
+        "targets": torch.tensor([[1, 2], [3, 4], [2, 1]]),
+        "input_lengths": (6, 6, 5),
+        "target_lengths": (2, 2, 1),
+        **changed,
+    }
+
+
+CTC_COMPLAINTS: list[tuple[type[LosskitError], str, dict[str, Any]]] = [
+    (LosskitTypeError, "log_probs must be a torch.Tensor, got list.", {"log_probs": [0.0]}),
+    (LosskitTypeError, "targets must be a torch.Tensor, got list.", {"targets": [[1, 2]]}),
+    (LosskitTypeError, "zero_infinity must be a bool, got int.", {"zero_infinity": 1}),
+    (LosskitTypeError, "blank must be an int, got float.", {"blank": 0.0}),
+    (LosskitTypeError, "blank must be an int, got bool.", {"blank": True}),
+    (LosskitRuntimeError, "blank must lie in [0, 5), got 5.", {"blank": 5}),
+    (LosskitRuntimeError, "blank must lie in [0, 5), got -1.", {"blank": -1}),
+    (LosskitValueError, "reduction must be 'none', 'mean' or 'sum', got 'max'.", {"reduction": "max"}),
+    (
+        LosskitRuntimeError,
+        "log_probs must have shape (T, N, C) or (T, C), got (5,).",
+        {"log_probs": torch.zeros(5)},
+    ),
+    (
+        LosskitRuntimeError,
+        "log_probs must hold at least one frame, sample and class, got shape (0, 3, 5).",
+        {"log_probs": torch.zeros(0, 3, 5)},
+    ),
+    (
+        UnsupportedDtypeError,
+        "log_probs must be floating point, got int64: log_probs.float()?",
+        {"log_probs": torch.zeros(6, 3, 5, dtype=torch.int64)},
+    ),
+    (
+        LosskitRuntimeError,
+        "targets must have shape (N, S), or (sum of target_lengths), got (3, 2, 1).",
+        {"targets": torch.ones(3, 2, 1, dtype=torch.int64)},
+    ),
+    (
+        LosskitRuntimeError,
+        "targets must hold labels, got complex64.",
+        {"targets": torch.ones(3, 2, dtype=torch.complex64)},
+    ),
+    (
+        LosskitRuntimeError,
+        "targets (4, 2) holds 4 samples but log_probs (6, 3, 5) holds 3: (N, S) is needed.",
+        {"targets": torch.ones(4, 2, dtype=torch.int64)},
+    ),
+    (
+        LosskitRuntimeError,
+        "targets (6, 2) holds 6 samples but log_probs (6, 3, 5) holds 3: log_probs.transpose(0, 1)?",
+        {"targets": torch.ones(6, 2, dtype=torch.int64)},
+    ),
+    (
+        LosskitRuntimeError,
+        "targets is on meta but log_probs is on cpu: targets.to('cpu')?",
+        {"targets": torch.ones(3, 2, dtype=torch.int64, device="meta")},
+    ),
+    (
+        LosskitTypeError,
+        "input_lengths and target_lengths must be two tensors or two tuples of ints, got Tensor and tuple.",
+        {"input_lengths": torch.tensor([6, 6, 5])},
+    ),
+    (
+        LosskitRuntimeError,
+        "input_lengths must be integers, got float32: input_lengths.long()?",
+        {"input_lengths": torch.tensor([6.0, 6.0, 5.0]), "target_lengths": torch.tensor([2, 2, 1])},
+    ),
+    (LosskitTypeError, "input_lengths must be a tensor or a tuple of ints, got int.", {"input_lengths": 6}),
+    (LosskitTypeError, "each of target_lengths must be an int, got float.", {"target_lengths": (2.0, 2, 1)}),
+    (
+        LosskitRuntimeError,
+        "input_lengths must hold one length for each of the 3 samples of log_probs, got 2.",
+        {"input_lengths": (6, 6)},
+    ),
+    (
+        LosskitRuntimeError,
+        "target_lengths must hold one length for each of the 3 samples of log_probs, got 4.",
+        {"target_lengths": (2, 2, 1, 1)},
+    ),
+    (LosskitRuntimeError, "input_lengths[1] is 7 but log_probs has 6 frames.", {"input_lengths": (6, 7, 5)}),
+    (LosskitRuntimeError, "input_lengths[2] must be at least 0, got -1.", {"input_lengths": (6, 6, -1)}),
+    (LosskitRuntimeError, "target_lengths[0] must be at least 0, got -2.", {"target_lengths": (-2, 2, 1)}),
+    (
+        LosskitRuntimeError,
+        "target_lengths[1] is 4611686018427387904 but targets, shape (3, 2), has room for 2 labels.",
+        {"target_lengths": (2, 2**62, 1)},
+    ),
+    (
+        LosskitRuntimeError,
+        "target_lengths add up to 5 but targets, one sample after another, holds 6 labels: targets of shape (N, S) may "
+        "be padded.",
+        {"targets": torch.tensor([1, 2, 3, 4, 2, 1])},
+    ),
+    (
+        LosskitIndexError,
+        "1 of 5 labels lie outside [0, 5): {100000}, first in sample 1 at place 1: 5 is the last size of log_probs.",
+        {"targets": torch.tensor([[1, 2], [3, 100000], [2, 1]])},
+    ),
+    (
+        LosskitIndexError,
+        "2 of 5 labels lie outside [0, 5): {5}, first in sample 0 at place 0: these labels look 1-based.",
+        {"targets": torch.tensor([[5, 2], [3, 4], [5, 5]])},
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("error", "message", "changed"), CTC_COMPLAINTS, ids=lambda value: None)
+def test_ctc_loss(error: type[LosskitError], message: str, changed: dict[str, Any], backend: str) -> None:
+    F.ctc_loss(**sequences(), backend=backend)
+    complaint(error, f"ctc_loss: {message}", F.ctc_loss, **sequences(**changed), backend=backend)
+    # The module hands everything on.
+    if not {"blank", "zero_infinity", "reduction"} & set(changed):
+        complaint(error, f"ctc_loss: {message}", losskit.CTCLoss(backend=backend), **sequences(**changed))
+
+
+# A linear layer and its loss.
+
+
+def layer(**changed: object) -> dict[str, Any]:
+    return {
+        "input": torch.ones(4, 3),
+        "linear_weight": torch.ones(2, 3),
+        "target": torch.tensor([0, 1, 0, 1]),
+        **changed,
+    }
+
+
+LINEAR_COMPLAINTS: list[tuple[type[LosskitError], str, dict[str, Any]]] = [
+    (LosskitTypeError, "linear_weight must be a torch.Tensor, got list.", {"linear_weight": [1.0]}),
+    (LosskitTypeError, "linear_bias must be a torch.Tensor, got float.", {"linear_bias": 1.0}),
+    (LosskitTypeError, "options must be a torch.nn.LinearCrossEntropyOptions or None, got int.", {"options": 2}),
+    (LosskitTypeError, "ignore_index must be an int, got str.", {"ignore_index": "0"}),
+    (LosskitRuntimeError, "input must have shape (K) or (N, K), got (2, 4, 3).", {"input": torch.ones(2, 4, 3)}),
+    (
+        LosskitRuntimeError,
+        "linear_weight must have shape (C, K) or (C, d1, …, K), got (3,).",
+        {"linear_weight": torch.ones(3)},
+    ),
+    (
+        LosskitRuntimeError,
+        "input (4, 3) has 3 features but linear_weight (2, 5) takes 5.",
+        {"linear_weight": torch.ones(2, 5)},
+    ),
+    (
+        LosskitRuntimeError,
+        "linear_bias must have the shape of linear_weight without its last dimension, (2,), got (3,).",
+        {"linear_bias": torch.ones(3)},
+    ),
+    (
+        LosskitRuntimeError,
+        "linear_weight (2, 4, 3) needs an input of shape (N, 3), got (3,): input.unsqueeze(0)?",
+        {"input": torch.ones(3), "linear_weight": torch.ones(2, 4, 3)},
+    ),
+    (
+        LosskitRuntimeError,
+        "linear_weight must have the dtype of input, float32, got float64: linear_weight.to(torch.float32)?",
+        {"linear_weight": torch.ones(2, 3, dtype=torch.float64)},
+    ),
+    (
+        LosskitRuntimeError,
+        "ignore_index=0 needs class indices, but target holds class probabilities: mask= leaves samples out.",
+        {"target": torch.full((4, 2), 0.5), "ignore_index": 0},
+    ),
+    (
+        LosskitValueError,
+        "the product (4, 2) takes a target of shape (4,), got (3,): 4 samples against 3.",
+        {"target": torch.tensor([0, 1, 0])},
+    ),
+    (
+        LosskitRuntimeError,
+        "the product (4, 2) takes a target of shape (4,), got (4, 3): one class index per row of the product is "
+        "needed.",
+        {"target": torch.ones(4, 3, dtype=torch.int64)},
+    ),
+    (
+        LosskitIndexError,
+        "1 of 4 targets lie outside [0, 2): {2}, first at index 3. min=0, max=2: 2 is the size of the class dimension "
+        "of input.",
+        {"target": torch.tensor([0, 1, 0, 2])},
+    ),
+]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize(("error", "message", "changed"), LINEAR_COMPLAINTS, ids=lambda value: None)
+def test_linear_cross_entropy(error: type[LosskitError], message: str, changed: dict[str, Any], backend: str) -> None:
+    F.linear_cross_entropy(**layer(), backend=backend)
+    complaint(error, f"linear_cross_entropy: {message}", F.linear_cross_entropy, **layer(**changed), backend=backend)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, REDUCTIONS, VARIANTS, Case
+from cases import APART_CASES, CASES, REDUCTIONS, VARIANTS, Case
 from torch import Tensor, nn
 
 import losskit
@@ -44,13 +44,18 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "kl_div": [{}, {"log_target": True}],
     "poisson_nll_loss": [{}, {"full": True}, {"eps": 0.5, "full": True}],
     "gaussian_nll_loss": [{}, {"full": True}, {"eps": 0.5}],
+    "ctc_loss": [{}, {"blank": 4, "zero_infinity": True}],
 }
 
 # Newer than PyTorch's old flags.
 WITHOUT_FLAGS = ("huber_loss", "gaussian_nll_loss")
 
+# One that holds a layer has tests of its own.
+MODULE_CASES = (*CASES, *(case for case in APART_CASES if case.name in SETTINGS))
 SETTINGS_OF_CASES = [
-    pytest.param(case, kwargs, id="-".join([case.name, *kwargs])) for case in CASES for kwargs in SETTINGS[case.name]
+    pytest.param(case, kwargs, id="-".join([case.name, *kwargs]))
+    for case in MODULE_CASES
+    for kwargs in SETTINGS[case.name]
 ]
 
 
@@ -134,11 +139,13 @@ class TestLikeTorch:
             "margin_ranking_loss": ("margin", "size_average", "reduce", "reduction"),
             "kl_div": ("size_average", "reduce", "reduction"),
             "poisson_nll_loss": ("log_input", "full", "size_average", "eps", "reduce", "reduction"),
+            "ctc_loss": ("blank", "reduction", "zero_infinity"),
             # All its arguments are keywords.
             "gaussian_nll_loss": (),
         }[case.name]
         defaults = {"beta": 1.0, "delta": 1.0, "ignore_index": -100, "label_smoothing": 0.0, "log_input": True}
         defaults |= {"full": False, "eps": 1e-6 if case.name == "triplet_margin_loss" else 1e-8, "swap": False}
+        defaults |= {"blank": 0, "zero_infinity": False}
         without_margin = ("margin_ranking_loss", "cosine_embedding_loss")
         defaults |= {"margin": 0.0 if case.name in without_margin else 1.0}
         defaults |= {"p": 1 if case.name == "multi_margin_loss" else 2.0}
@@ -149,7 +156,7 @@ class TestLikeTorch:
         assert_same_loss(case, ours, theirs)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", MODULE_CASES, ids=repr)
 def test_functions_take_positions_in_torch_order(case: Case) -> None:
     call = case.make("plain", (6, 5), torch.float32)
     weight = torch.rand(5) if case.classes else torch.rand(6, 5)
@@ -173,13 +180,14 @@ def test_functions_take_positions_in_torch_order(case: Case) -> None:
         "kl_div": (None, None, "sum", True),
         "poisson_nll_loss": (True, True, None, 1e-8, None, "sum"),
         "gaussian_nll_loss": (True, 0.5, "sum"),
+        "ctc_loss": (*call.kwargs.values(), 4, "sum", True),
     }
     arguments = positions[case.name]
     ours = case.function(*call.tensors, *arguments)
     torch.testing.assert_close(ours, case.torch_function(*call.tensors, *arguments), rtol=2e-6, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", MODULE_CASES, ids=repr)
 def test_dtype_and_device_moves(case: Case) -> None:
     for kwargs in SETTINGS[case.name]:
         ours, theirs = pair(case, **kwargs)
@@ -195,7 +203,7 @@ def test_dtype_and_device_moves(case: Case) -> None:
     torch.testing.assert_close(call.run(criterion.double()), expected, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", MODULE_CASES, ids=repr)
 def test_settings_changed_after_construction(case: Case) -> None:
     for kwargs in SETTINGS[case.name]:
         ours, theirs = pair(case, **kwargs)
@@ -270,7 +278,7 @@ def test_options_of_a_batch_go_to_the_call(case: Case, variant: str) -> None:
 
 
 def test_a_module_pickled_without_the_options_works() -> None:
-    for case in CASES:
+    for case in MODULE_CASES:
         criterion = case.module()
         for name in ("on_empty", "out_dtype", "backend", "inplace_backward"):
             vars(criterion).pop(name, None)
@@ -313,3 +321,23 @@ def test_inplace_backward_of_the_module() -> None:
     assert torch.equal(loss, plain)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert torch.equal(gradient, other)
+
+
+def test_nll_loss_2d_is_nll_loss_with_a_warning() -> None:
+    """As in PyTorch, whose class warns too."""
+    weight = torch.tensor([0.5, 1.0, 2.0])
+    with pytest.warns(FutureWarning, match="`NLLLoss2d` has been deprecated"):
+        theirs = nn.NLLLoss2d(weight, None, 1, None, "sum")
+    with pytest.warns(FutureWarning) as seen:
+        ours = losskit.NLLLoss2d(weight, None, 1, None, "sum", on_empty="zero")
+    (warning,) = seen
+    assert str(warning.message) == "NLLLoss2d is deprecated: NLLLoss takes the same."
+    assert warning.filename == __file__
+    assert isinstance(ours, (losskit.NLLLoss, nn.NLLLoss2d))
+    assert isinstance(ours, nn.NLLLoss2d)
+    assert repr(ours) == repr(theirs)
+    assert ours.on_empty == "zero"
+    log_probs = torch.randn(2, 3, 4, 5).log_softmax(1)
+    target = torch.randint(3, (2, 4, 5))
+    torch.testing.assert_close(ours(log_probs, target), theirs(log_probs, target), rtol=2e-6, atol=0)
+    assert repr(pickle.loads(pickle.dumps(ours))) == repr(ours)

@@ -9,28 +9,35 @@ from typing import Any
 import pytest
 import torch
 from assertions import assert_as_exact, assert_gradient_as_exact
-from cases import BY_NAME, CASES, KERNEL_DTYPES, Call, Case, dtype_name
+from cases import ALL_CASES, BY_NAME, KERNEL_DTYPES, Call, Case, dtype_name
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 
 from losskit import functional as F
 
-OPS = {op.name.removeprefix("nn.functional."): op for op in op_db if op.name.removeprefix("nn.functional.") in BY_NAME}
+NAMES = {f"nn.functional.{case.name}": case.name for case in ALL_CASES}
+# Some losses stand there several times, as variants.
+OPS = {name: [op for op in op_db if op.name == full] for full, name in NAMES.items()}
+FUNCTIONS = {case.name: case.function for case in ALL_CASES}
 MODULES = {info.module_cls: info for info in module_db}
 BACKENDS = ("auto", "reference")
 REAL_DTYPES = (torch.float64, *KERNEL_DTYPES)
 
 OPS_AND_DTYPES = [
     pytest.param(case, dtype, id=f"{case.name}-{dtype_name(dtype)}")
-    for case in CASES
-    for dtype in (*REAL_DTYPES, *((torch.complex64, torch.complex128) if case.name == "l1_loss" else ()))
+    for case in ALL_CASES
+    for dtype in (
+        # Torch's own connectionist temporal classification has no half precision.
+        *(REAL_DTYPES if case.name != "ctc_loss" else REAL_DTYPES[:2]),
+        *((torch.complex64, torch.complex128) if case.name == "l1_loss" else ()),
+    )
 ]
 
 
 def test_every_loss_is_in_the_data() -> None:
-    assert set(OPS) == set(BY_NAME)
-    assert {case.name for case in CASES if case.torch_module not in MODULES} == {
+    assert [name for name, ops in OPS.items() if not ops] == []
+    assert {case.name for case in ALL_CASES if case.torch_module not in MODULES} == {
         # torch has samples of the function alone.
         "triplet_margin_loss"
     }
@@ -81,6 +88,8 @@ def assert_parity(case: Case, call: Call, backend: str) -> None:
     indices = call.target.long() if call.target.dtype == torch.uint8 else call.target
     eager, eager_warnings = recorded(replace(call, target=indices), case.torch_function)
     wide = needing_what_it_needed(differentiable(replace(call, target=indices).wide()), call)
+    # Torch takes its options for chunks with some dtypes alone. They change no number.
+    wide = replace(wide, kwargs={name: value for name, value in wide.kwargs.items() if name != "options"})
     exact = recorded(wide, case.torch_function)[0]
     ours, our_warnings = recorded(call, case.function, backend=backend)
     assert ours.dtype == eager.dtype
@@ -108,6 +117,9 @@ def assert_parity(case: Case, call: Call, backend: str) -> None:
             loops = case.twice is not None and gradient.dtype == torch.float64 and call.input.ndim > 0
             steps = max(8, call.input.shape[-1]) if loops else 8
             floor = case.floor(call, grad_output)
+            if case.name == "ctc_loss" and gradient.dtype == torch.float64:
+                # Torch's own numbers are no better: differences of logarithms as large as the loss, frame after frame.
+                floor = len(call.input) * max(1.0, float(exact.detach().nan_to_num(0, 0, 0).abs().max()))
             assert_gradient_as_exact(case, call, gradient, true[name], theirs[name], steps=steps, floor=floor)
         else:
             assert_as_exact(gradient, true[name], theirs[name], steps=8, what=f"gradient by {name}")
@@ -129,23 +141,23 @@ def test_operator_samples(case: Case, dtype: torch.dtype, backend: str) -> None:
 
 
 def samples(case: Case, dtype: torch.dtype) -> Iterator[Any]:
-    op = OPS[case.name]
-    yield from op.sample_inputs("cpu", dtype, requires_grad=True)
-    if op.reference_inputs_func is not None:
-        yield from op.reference_inputs("cpu", dtype, requires_grad=True)
-    yield from op.sample_inputs("cpu", dtype, requires_grad=False)
+    for op in OPS[case.name]:
+        yield from op.sample_inputs("cpu", dtype, requires_grad=True)
+        if op.reference_inputs_func is not None:
+            yield from op.reference_inputs("cpu", dtype, requires_grad=True)
+        yield from op.sample_inputs("cpu", dtype, requires_grad=False)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.error_inputs_func is not None])
+@pytest.mark.parametrize("name", [name for name, ops in OPS.items() if ops[0].error_inputs_func is not None])
 def test_operator_errors(name: str, backend: str) -> None:
     seen = 0
-    for error in OPS[name].error_inputs("cpu"):
+    for error in OPS[name][0].error_inputs("cpu"):
         call = error.sample_input
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with pytest.raises(error.error_type, match=f"^{name}: "):
-                BY_NAME[name].function(call.input, *call.args, **call.kwargs, backend=backend)
+                FUNCTIONS[name](call.input, *call.args, **call.kwargs, backend=backend)
         seen += 1
     assert seen > 0
 
@@ -154,7 +166,7 @@ def test_operator_errors(name: str, backend: str) -> None:
     ("case", "dtype"),
     [
         pytest.param(case, dtype, id=f"{case.name}-{dtype_name(dtype)}")
-        for case in CASES
+        for case in ALL_CASES
         if case.torch_module in MODULES
         for dtype in (REAL_DTYPES if case.halves_in_torch else (torch.float64, torch.float32))
     ],
@@ -170,11 +182,15 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
             ours = case.module(*made.args, **made.kwargs)
             theirs = case.torch_module(*made.args, **made.kwargs)
             assert repr(ours) == repr(theirs)
+            # Some hold parameters, which begin at random.
+            ours.load_state_dict(theirs.state_dict())
             input, target, *rest = forward.args
             names = list(inspect.signature(case.torch_module.forward).parameters)[3:]
             call = Call(input, target, dict(zip(names, rest, strict=False)))
             # A weight that the module holds is part of the numbers, so it is widened with them.
-            wide_module = case.torch_module(*made.args, **made.kwargs).double()
+            wide_module = case.torch_module(*made.args, **made.kwargs)
+            wide_module.load_state_dict(theirs.state_dict())
+            wide_module = wide_module.double()
             wide = needing_what_it_needed(differentiable(call.wide()), call)
             exact, eager, result = wide.run(wide_module), call.run(theirs), call.run(ours)
         assert result.dtype == eager.dtype
@@ -194,7 +210,11 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if getattr(MODULES.get(case.torch_module), "module_error_inputs_func", None) is not None],
+    [
+        case
+        for case in ALL_CASES
+        if getattr(MODULES.get(case.torch_module), "module_error_inputs_func", None) is not None
+    ],
     ids=repr,
 )
 def test_module_errors(case: Case) -> None:
@@ -207,8 +227,7 @@ def test_module_errors(case: Case) -> None:
             case.module(*made.args, **made.kwargs)(*forward.args, **forward.kwargs)
 
 
-@pytest.mark.parametrize("dtype", REAL_DTYPES, ids=dtype_name)
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize(("case", "dtype"), [given for given in OPS_AND_DTYPES if given.values[1] in REAL_DTYPES])
 def test_own_samples(case: Case, dtype: torch.dtype) -> None:
     """Every variant, shape and reduction of the list of cases, as torch computes it."""
     for variant in case.variants:

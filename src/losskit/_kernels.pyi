@@ -31,6 +31,16 @@ def lean_class_loss(
 def lean_fused(
     loss: int, reduction: str, parameters: tuple[float, ...], /, *tensors: Tensor
 ) -> Tensor | list[Tensor | None] | None: ...
+def lean_ctc(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor | Sequence[int],
+    target_lengths: Tensor | Sequence[int],
+    blank: int,
+    reduction: str,
+    zero_infinity: bool,
+    /,
+) -> Tensor | list[Tensor] | None: ...
 
 # The loss and its gradient, each where it is wanted; None where a value or a class index is out of range.
 def pointwise(
@@ -84,6 +94,25 @@ def class_loss(
     out_dtype: int,
 ) -> tuple[Any, Any] | None: ...
 def has_class_layout(input: Tensor, /) -> bool: ...
+def ctc(
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    blank: int,
+    zero_infinity: bool,
+    per_label: bool,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    grad_output: Tensor | None,
+    total: bool,
+    divisor: float,
+    upstream: float,
+    want_loss: bool,
+    want_grad: bool,
+    out_dtype: int,
+) -> tuple[Any, Any] | None: ...
+def has_ctc_layout(log_probs: Tensor, /) -> bool: ...
 
 # None: grad_output cannot be read. False: the gradient must be computed anew.
 def scale_gradient(grad: Tensor, grad_output: Tensor, /) -> bool | None: ...

@@ -12,7 +12,8 @@ class LossInfo:
     # The function in losskit.functional and the class in losskit.
     name: str
     module: str
-    # "regression", "classification", "multi-label classification", "ranking", "distributions" or "embedding".
+    # "regression", "classification", "multi-label classification", "sequence classification", "ranking",
+    # "distributions" or "embedding".
     task: str
     formula: str
     # What input and target hold.
@@ -26,6 +27,8 @@ class LossInfo:
     # Names of losses that are this one in a limit, or compute it from another input.
     relatives: tuple[str, ...]
     source: str
+    # Older names of the class that PyTorch still has.
+    deprecated_modules: tuple[str, ...] = ()
 
 
 LOSSES: tuple[LossInfo, ...] = (
@@ -80,6 +83,19 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="weight[t] of the samples that count; with probabilities, samples",
         relatives=("nll_loss", "binary_cross_entropy_with_logits"),
         source="negative log-likelihood of a categorical variable; label smoothing: Szegedy et al. 2016, section 7",
+    ),
+    LossInfo(
+        name="ctc_loss",
+        module="CTCLoss",
+        task="sequence classification",
+        formula="−log Σ_π Π_t p_{t, π_t}, π over the alignments of the labels",
+        input="log-probabilities (T, N, C)",
+        target="labels in [0, C), (N, S) or one sample after another",
+        range="[0, ∞]",
+        unit="nats",
+        mean_over="samples, each loss divided by its number of labels",
+        relatives=("nll_loss", "cross_entropy"),
+        source="Graves et al. 2006, equations 6 to 8 and 16",
     ),
     LossInfo(
         name="gaussian_nll_loss",
@@ -145,6 +161,19 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses, or weight where it is given",
         relatives=("smooth_l1_loss",),
         source="Laplace 1774: its minimum is the median",
+    ),
+    LossInfo(
+        name="linear_cross_entropy",
+        module="LinearCrossEntropyLoss",
+        task="classification",
+        formula="log Σ_c exp(z_c) − z_t, z = x·Wᵀ + b",
+        input="features (N, K)",
+        target="class indices in [0, C), or class probabilities of the shape of z",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="weight[t] of the samples that count; with probabilities, samples",
+        relatives=("cross_entropy",),
+        source="negative log-likelihood of a categorical variable",
     ),
     LossInfo(
         name="margin_ranking_loss",
@@ -223,6 +252,7 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="weight[t] of the samples that count",
         relatives=("cross_entropy",),
         source="negative log-likelihood of a categorical variable",
+        deprecated_modules=("NLLLoss2d",),
     ),
     LossInfo(
         name="poisson_nll_loss",

@@ -12,7 +12,7 @@ from torch.nn import functional as torch_functional
 from losskit import functional, modules
 from losskit.catalog import LOSSES
 
-CLASSES = tuple(loss.module for loss in LOSSES)
+CLASSES = tuple(name for loss in LOSSES for name in (loss.module, *loss.deprecated_modules))
 FUNCTIONS = tuple(loss.name for loss in LOSSES)
 
 _lock = threading.RLock()
@@ -52,8 +52,13 @@ class Replacement:
         # (namespace, name, what stood there, what stands there now), in the order of the changes.
         self._changes: list[tuple[dict[str, Any], str, Any, Any]] = []
         with _lock:
-            ours = {id(getattr(torch_functional, name)): getattr(functional, name) for name in FUNCTIONS}
-            ours |= {id(getattr(nn, name)): getattr(modules, name) for name in CLASSES}
+            # Older versions of PyTorch lack some.
+            ours = {
+                id(getattr(torch_functional, name)): getattr(functional, name)
+                for name in FUNCTIONS
+                if hasattr(torch_functional, name)
+            }
+            ours |= {id(getattr(nn, name)): getattr(modules, name) for name in CLASSES if hasattr(nn, name)}
             for name, module in list(sys.modules.items()):
                 if name == "losskit" or name.startswith("losskit.") or not hasattr(module, "__dict__"):
                     continue

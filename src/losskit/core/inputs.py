@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from losskit.core.dispatch import BACKENDS, is_plain
+from losskit.core.precision import autocast_enabled
 from losskit.core.reduction import REDUCTIONS, Options, Reduction
 from losskit.errors import (
     LosskitIndexError,
@@ -401,29 +402,29 @@ def check_no_overlap(function: str, input: Tensor, **tensors: Tensor | None) -> 
             )
 
 
-def check_class_shapes(function: str, input: Tensor, target: Tensor) -> None:
+def check_class_shapes(function: str, input: Tensor, target: Tensor, name: str = "input") -> None:
     """Class indices: input (C) and target (); (N, C) and (N); (N, C, d1, …) and (N, d1, …)."""
     if input.ndim == 0:
-        raise LosskitValueError(f"{function}: input must have a dimension of classes, got a 0-dim tensor.")
+        raise LosskitValueError(f"{function}: {name} must have a dimension of classes, got a 0-dim tensor.")
     if input.ndim == 1:
         if target.ndim > 1 or target.numel() != 1:
             error = LosskitRuntimeError if target.ndim > 1 else LosskitValueError
             raise error(
-                f"{function}: input {shape_of(input)} is one sample of {input.shape[0]} classes, so target must be "
+                f"{function}: {name} {shape_of(input)} is one sample of {input.shape[0]} classes, so target must be "
                 f"a 0-dim tensor, got shape {shape_of(target)}."
             )
         return
     expected = (input.shape[0], *input.shape[2:])
     if tuple(target.shape) == expected:
         return
-    message = f"{function}: input {shape_of(input)} takes a target of shape {expected}, got {shape_of(target)}"
-    if input.ndim == 2 and target.ndim > 1:
-        fix = "target.squeeze(1)?" if target.shape[1] == 1 else "one class index per row of input is needed."
+    message = f"{function}: {name} {shape_of(input)} takes a target of shape {expected}, got {shape_of(target)}"
+    if input.ndim == 2 and target.ndim > 1 and target.shape[0] == input.shape[0]:
+        fix = "target.squeeze(1)?" if target.shape[1] == 1 else f"one class index per row of {name} is needed."
         raise LosskitRuntimeError(f"{message}: {fix}")
     if input.ndim == 2 or (target.ndim > 0 and target.shape[0] != input.shape[0]):
         batch = target.shape[0] if target.ndim else 0
         raise LosskitValueError(f"{message}: {input.shape[0]} samples against {batch}.")
-    if target.ndim == 2 and input.ndim == 3 and tuple(target.shape) == tuple(input.shape[:2]):
+    if name == "input" and target.ndim == 2 and input.ndim == 3 and tuple(target.shape) == tuple(input.shape[:2]):
         raise LosskitRuntimeError(f"{message}: the classes belong in dim 1: input.transpose(1, 2)?")
     raise LosskitRuntimeError(f"{message}.")
 
@@ -632,3 +633,158 @@ def shape_of_rows(function: str, *pairs: tuple[tuple[str, torch.Size], tuple[str
     except RuntimeError:
         shapes = ", ".join(f"{name} {tuple(shape)}" for name, shape in dict(sum(pairs, ())).items())
         raise LosskitRuntimeError(f"{function}: the rows of {shapes} do not broadcast.") from None
+
+
+def check_linear(function: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """input (K) or (N, K), weight (C, K), or (C, d1, …, K) with a batch, bias as the weight without K."""
+    check_devices(function, input=input, linear_weight=weight, linear_bias=bias)
+    check_floating(function, "input", input)
+    if input.ndim not in (1, 2):
+        raise LosskitRuntimeError(f"{function}: input must have shape (K) or (N, K), got {shape_of(input)}.")
+    if weight.ndim < 2:
+        raise LosskitRuntimeError(
+            f"{function}: linear_weight must have shape (C, K) or (C, d1, …, K), got {shape_of(weight)}."
+        )
+    if input.shape[-1] != weight.shape[-1]:
+        raise LosskitRuntimeError(
+            f"{function}: input {shape_of(input)} has {input.shape[-1]} features but linear_weight {shape_of(weight)} "
+            f"takes {weight.shape[-1]}."
+        )
+    if bias is not None and bias.shape != weight.shape[:-1]:
+        raise LosskitRuntimeError(
+            f"{function}: linear_bias must have the shape of linear_weight without its last dimension, "
+            f"{tuple(weight.shape[:-1])}, got {shape_of(bias)}."
+        )
+    if weight.ndim > 2 and input.ndim == 1:
+        raise LosskitRuntimeError(
+            f"{function}: linear_weight {shape_of(weight)} needs an input of shape (N, {weight.shape[-1]}), got "
+            f"{shape_of(input)}: input.unsqueeze(0)?"
+        )
+    for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
+        if tensor is not None and tensor.dtype != input.dtype and not autocast_enabled(input.device.type):
+            raise LosskitRuntimeError(
+                f"{function}: {name} must have the dtype of input, {dtype_of(input)}, got {dtype_of(tensor)}: "
+                f"{name}.to({input.dtype})?"
+            )
+
+
+def ignored_index(function: str, ignore_index: int | None, probabilities: bool) -> int:
+    """The class index that does not count; None is torch's −100."""
+    if ignore_index is None:
+        return -100
+    check_ignore_index(function, ignore_index)
+    if probabilities:
+        raise LosskitRuntimeError(
+            f"{function}: ignore_index={ignore_index} needs class indices, but target holds class probabilities: "
+            "mask= leaves samples out."
+        )
+    return ignore_index
+
+
+def check_linear_options(function: str, options: object) -> None:
+    kind = getattr(torch.nn, "LinearCrossEntropyOptions", None)
+    if options is not None and (kind is None or not isinstance(options, kind)):
+        raise LosskitTypeError(
+            f"{function}: options must be a torch.nn.LinearCrossEntropyOptions or None, got {type(options).__name__}."
+        )
+
+
+def check_ctc_tensors(function: str, log_probs: Tensor, targets: Tensor, blank: object, zero_infinity: object) -> None:
+    """What can be told without reading a number: log_probs (T, N, C) or (T, C), targets (N, S) or (sum of lengths)."""
+    if not isinstance(zero_infinity, bool):
+        raise LosskitTypeError(f"{function}: zero_infinity must be a bool, got {type(zero_infinity).__name__}.")
+    check_int(function, "blank", blank)
+    if log_probs.ndim not in (2, 3):
+        raise LosskitRuntimeError(
+            f"{function}: log_probs must have shape (T, N, C) or (T, C), got {shape_of(log_probs)}."
+        )
+    check_floating(function, "log_probs", log_probs)
+    if log_probs.numel() == 0:
+        raise LosskitRuntimeError(
+            f"{function}: log_probs must hold at least one frame, sample and class, got shape {shape_of(log_probs)}."
+        )
+    classes, batch = log_probs.shape[-1], log_probs.shape[1] if log_probs.ndim == 3 else 1
+    index: int = blank  # type: ignore[assignment]  # check_int has seen that it is one
+    if not 0 <= index < classes:
+        raise LosskitRuntimeError(f"{function}: blank must lie in [0, {classes}), got {index}.")
+    if targets.is_complex():
+        raise LosskitRuntimeError(f"{function}: targets must hold labels, got {dtype_of(targets)}.")
+    if targets.ndim not in (1, 2):
+        raise LosskitRuntimeError(
+            f"{function}: targets must have shape (N, S), or (sum of target_lengths), got {shape_of(targets)}."
+        )
+    if targets.ndim == 2 and targets.shape[0] != batch:
+        transposed = log_probs.ndim == 3 and targets.shape[0] == log_probs.shape[0]
+        fix = "log_probs.transpose(0, 1)?" if transposed else "(N, S) is needed."
+        raise LosskitRuntimeError(
+            f"{function}: targets {shape_of(targets)} holds {targets.shape[0]} samples but log_probs "
+            f"{shape_of(log_probs)} holds {batch}: {fix}"
+        )
+
+
+def ctc_lengths(function: str, name: str, lengths: object, batch: int, like: Tensor) -> Tensor:
+    """The lengths as an int64 tensor of shape (N)."""
+    if isinstance(lengths, Tensor):
+        if is_inexact(lengths) or lengths.dtype == torch.bool:
+            raise LosskitRuntimeError(f"{function}: {name} must be integers, got {dtype_of(lengths)}: {name}.long()?")
+        count = lengths.numel()
+        found = lengths.reshape(-1).to(like.device, torch.int64)
+    else:
+        if not isinstance(lengths, (tuple, list)):
+            raise LosskitTypeError(
+                f"{function}: {name} must be a tensor or a tuple of ints, got {type(lengths).__name__}."
+            )
+        for length in lengths:
+            check_int(function, f"each of {name}", length)
+        count = len(lengths)
+        found = torch.tensor(lengths, dtype=torch.int64, device=like.device)
+    if count != batch:
+        raise LosskitRuntimeError(
+            f"{function}: {name} must hold one length for each of the {batch} samples of log_probs, got {count}."
+        )
+    return found
+
+
+def check_ctc_lengths(
+    function: str, frames: int, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
+) -> None:
+    """Every length fits its tensor. Read before anything is read by them."""
+    if not is_plain(targets, input_lengths, target_lengths):
+        return
+    room = targets.shape[1] if targets.ndim == 2 else targets.shape[0]
+    for name, lengths, limit, holder in (
+        ("input_lengths", input_lengths, frames, f"log_probs has {frames} frames"),
+        ("target_lengths", target_lengths, room, f"targets, shape {shape_of(targets)}, has room for {room} labels"),
+    ):
+        for n, length in enumerate(lengths.tolist()):
+            if length < 0:
+                raise LosskitRuntimeError(f"{function}: {name}[{n}] must be at least 0, got {length}.")
+            if length > limit:
+                raise LosskitRuntimeError(f"{function}: {name}[{n}] is {length} but {holder}.")
+    total = int(target_lengths.sum())
+    if targets.ndim == 1 and total != room:
+        raise LosskitRuntimeError(
+            f"{function}: target_lengths add up to {total} but targets, one sample after another, holds {room} labels: "
+            "targets of shape (N, S) may be padded."
+        )
+
+
+def check_ctc_labels(function: str, labels: Tensor, target_lengths: Tensor, classes: int, mask: Tensor | None) -> None:
+    """Every label lies in [0, classes): (N, S), of which the first target_lengths count, in samples that count."""
+    if not is_plain(labels, target_lengths, mask):
+        return
+    counts = torch.arange(labels.shape[1]) < target_lengths.unsqueeze(1)
+    if mask is not None:
+        counts &= mask.reshape(-1, 1)
+    outside = counts & ((labels < 0) | (labels >= classes))
+    found = int(outside.sum())
+    if not found:
+        return
+    sample, place = outside.nonzero()[0].tolist()
+    listed = sorted(set(labels[outside].tolist()))
+    shown = ", ".join(map(str, listed[:5])) + (", …" if len(listed) > 5 else "")
+    fix = "these labels look 1-based." if listed == [classes] else f"{classes} is the last size of log_probs."
+    raise LosskitIndexError(
+        f"{function}: {found} of {int(counts.sum())} labels lie outside [0, {classes}): {{{shown}}}, first in sample "
+        f"{sample} at place {place}: {fix}"
+    )

@@ -14,12 +14,12 @@ def autocast(*tensors: Tensor | None) -> list[Any]:
     A tensor for each tensor, None for each None.
     """
     first = tensors[0]
-    if first is None or not _autocast_enabled(first.device.type):
+    if first is None or not autocast_enabled(first.device.type):
         return list(tensors)
     return [widen(tensor) if tensor is not None and tensor.is_floating_point() else tensor for tensor in tensors]
 
 
-def _autocast_enabled(device: str) -> bool:
+def autocast_enabled(device: str) -> bool:
     # Asking about a device that autocast does not know, such as meta, raises.
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 

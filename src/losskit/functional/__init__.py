@@ -17,12 +17,14 @@ Every loss takes these keywords beyond PyTorch's:
 
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
+from losskit.functional._ctc import ctc_loss, explain_ctc
 from losskit.functional._distribution import gaussian_nll_loss, kl_div, poisson_nll_loss
 from losskit.functional._embedding import (
     cosine_embedding_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
+from losskit.functional._linear_softmax import linear_cross_entropy
 from losskit.functional._margin import (
     hinge_embedding_loss,
     margin_ranking_loss,
@@ -46,11 +48,14 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "cosine_embedding_loss",
     "cross_entropy",
+    "ctc_loss",
+    "explain_ctc",
     "gaussian_nll_loss",
     "hinge_embedding_loss",
     "huber_loss",
     "kl_div",
     "l1_loss",
+    "linear_cross_entropy",
     "log_softmax",
     "logsigmoid",
     "margin_ranking_loss",

@@ -5,8 +5,10 @@ Each is a subclass of the class of the same name in `torch.nn`: the same argumen
 belong to a batch and go to the call. What each loss computes is told at its function in `losskit.functional`.
 """
 
+from losskit.modules._ctc import CTCLoss
 from losskit.modules._distribution import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from losskit.modules._embedding import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
+from losskit.modules._linear_softmax import LinearCrossEntropyLoss
 from losskit.modules._margin import (
     HingeEmbeddingLoss,
     MarginRankingLoss,
@@ -16,11 +18,12 @@ from losskit.modules._margin import (
     SoftMarginLoss,
 )
 from losskit.modules._pointwise import BCELoss, BCEWithLogitsLoss, HuberLoss, L1Loss, MSELoss, SmoothL1Loss
-from losskit.modules._softmax import CrossEntropyLoss, NLLLoss
+from losskit.modules._softmax import CrossEntropyLoss, NLLLoss, NLLLoss2d
 
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CTCLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "GaussianNLLLoss",
@@ -28,12 +31,14 @@ __all__ = [
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
+    "LinearCrossEntropyLoss",
     "MSELoss",
     "MarginRankingLoss",
     "MultiLabelMarginLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",
+    "NLLLoss2d",
     "PoissonNLLLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",

@@ -1,5 +1,6 @@
 """Losses of a row of scores against a class."""
 
+import warnings
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,3 +85,25 @@ class NLLLoss(Options, nn.NLLLoss):
             out_dtype=self.out_dtype,
             backend=self.backend,
         )
+
+
+with warnings.catch_warnings():
+    # PyTorch's deprecated class warns whoever makes a subclass of it, and that is no doing of the user's.
+    warnings.simplefilter("ignore", FutureWarning)
+
+    class NLLLoss2d(NLLLoss, nn.NLLLoss2d):
+        """`NLLLoss` under the name it had for images, deprecated as in PyTorch: `losskit.functional.nll_loss`.
+
+        **Example**:
+
+        >>> import torch, warnings
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("ignore", FutureWarning)
+        ...     criterion = NLLLoss2d()
+        >>> criterion(torch.log_softmax(torch.zeros(1, 2, 1, 1), 1), torch.tensor([[[1]]]))
+        tensor(0.6931)
+        """
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            warnings.warn("NLLLoss2d is deprecated: NLLLoss takes the same.", FutureWarning, stacklevel=2)
+            super().__init__(*args, **kwargs)

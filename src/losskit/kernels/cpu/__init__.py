@@ -9,6 +9,7 @@ from losskit.kernels.cpu.class_loss import (
     join_lean_class_loss,
     target_like,
 )
+from losskit.kernels.cpu.ctc import ctc_layout, ctc_loss, join_lean_ctc
 from losskit.kernels.cpu.extension import (
     DTYPES,
     available,
@@ -17,6 +18,7 @@ from losskit.kernels.cpu.extension import (
     exchange,
     instruction_sets,
     lean_class_loss,
+    lean_ctc,
     lean_fused,
     lean_pointwise,
     memory_stats,
@@ -84,6 +86,8 @@ __all__ = [
     "class_layout",
     "class_loss",
     "class_loss_gradient",
+    "ctc_layout",
+    "ctc_loss",
     "description",
     "empty_cache",
     "evaluate_class_loss",
@@ -92,9 +96,11 @@ __all__ = [
     "fused",
     "instruction_sets",
     "join_lean_class_loss",
+    "join_lean_ctc",
     "join_lean_fused",
     "join_lean_pointwise",
     "lean_class_loss",
+    "lean_ctc",
     "lean_fused",
     "lean_pointwise",
     "memory_stats",

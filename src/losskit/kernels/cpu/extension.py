@@ -33,6 +33,7 @@ def _nothing_lean(*_: object) -> None:
 lean_pointwise = _nothing_lean if ext is None else ext.lean_pointwise
 lean_class_loss = _nothing_lean if ext is None else ext.lean_class_loss
 lean_fused = _nothing_lean if ext is None else ext.lean_fused
+lean_ctc = _nothing_lean if ext is None else ext.lean_ctc
 
 
 def scale_gradient(gradient: Tensor, grad_output: Tensor) -> bool:

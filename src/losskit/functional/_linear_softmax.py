@@ -1,0 +1,131 @@
+"""A linear layer and the loss of its scores in one call."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit.core import inputs
+from losskit.core.precision import autocast, autocast_enabled, widen
+from losskit.core.reduction import Options, where
+from losskit.families import softmax as softmax_family
+from losskit.losses.linear_softmax import linear_logits
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    on_empty: str = "nan",
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Cross entropy of the scores that a linear layer gives: log Σ_c exp(z_c) − z_t with z = x·Wᵀ + b.
+
+    **Equivalent to**: `cross_entropy(linear(input, linear_weight, linear_bias), target)`
+
+    **Args**: `input`: x, shape (K) or (N, K), floating point. `linear_weight`: W, shape (C, K), or (C, d1, …, K) for a
+    score at each place of a map; dtype of input. `target`: class indices or class probabilities, of the shapes that
+    `cross_entropy` takes for logits of shape (C), (N, C) or (N, C, d1, …). `linear_bias`: b, shape (C) or (C, d1, …).
+    `weight`: one per class, shape (C). `reduction`: `"none"`, `"mean"`, `"sum"`. `ignore_index`: a class index that
+    does not count; None is −100, and the only choice with class probabilities. `label_smoothing`: that of
+    `cross_entropy`. `options`: a `torch.nn.LinearCrossEntropyOptions`, which tells PyTorch to go through the batch in
+    chunks; it changes no number, and here the scores are formed as a whole. The other keywords are described at the
+    head of `losskit.functional`.
+
+    **Returns**: a 0-dim tensor, or one loss per target with `reduction="none"`; in nats. `mean` divides as
+    `cross_entropy` does.
+
+    **Gradient**: by input, linear_weight and linear_bias; by target, where it holds probabilities. A row of which
+    nothing counts adds exactly 0 to each, whatever it holds.
+
+    **Edge cases**: those of `cross_entropy` for the scores. float16 and bfloat16 are multiplied in float32.
+
+    **Raises**: ValueError for an unknown reduction and for batch sizes that differ, IndexError for a class index out of
+    range, RuntimeError for other shapes, dtypes or devices that do not go together.
+
+    **Example**:
+
+    >>> linear_cross_entropy(torch.tensor([[1.0, 2.0]]), torch.tensor([[0.1, 0.0], [0.0, 0.1]]), torch.tensor([1]))
+    tensor(0.6444)
+    """
+    name = "linear_cross_entropy"
+    inputs.check_tensor(name, "linear_weight", linear_weight)
+    if linear_bias is not None:
+        inputs.check_tensor(name, "linear_bias", linear_bias)
+    inputs.check_common_options(name, reduction, on_empty, out_dtype, backend)
+    inputs.check_label_smoothing(name, label_smoothing)
+    inputs.check_class_tensors(name, input, target, weight)
+    inputs.check_linear(name, input, linear_weight, linear_bias)
+    logits_shape = torch.Size([*input.shape[:-1], *linear_weight.shape[:-1]])
+    probabilities = target.shape == logits_shape
+    ignored = inputs.ignored_index(name, ignore_index, probabilities)
+    inputs.check_linear_options(name, options)
+    if options is not None and (linear_weight.ndim > 2 or label_smoothing != 0 or target.dtype != torch.int64):
+        warnings.warn(
+            f"{name}: options is ignored: chunks are for a linear_weight of two dimensions, int64 targets and no "
+            "label_smoothing",
+            UserWarning,
+            stacklevel=2,
+        )
+    inputs.check_class_weight(name, weight, linear_weight.shape[0])
+    autocasting = autocast_enabled(input.device.type)
+    if probabilities:
+        inputs.check_probability_target(name, input, target, ignored)
+    else:
+        inputs.check_class_shapes(name, input.new_empty(logits_shape, device="meta"), target, "the product")
+        inputs.check_index_dtype(name, target)
+        if not autocasting:
+            inputs.check_weight_dtype(name, weight, input)
+    shape = logits_shape[:1] + logits_shape[2:] if len(logits_shape) > 1 else torch.Size()
+    inputs.check_mask(name, mask, shape)
+    rows = _rows_that_count(input, target, ignored, mask, shape, probabilities)
+    # A row of which nothing counts is taken out before the product: a NaN in it times a gradient of 0 would be NaN.
+    kept = input if rows is None else where(rows, input)
+    logits = linear_logits(widen(kept), widen(linear_weight), None if linear_bias is None else widen(linear_bias))
+    # Autocast makes the product one of half precision, and the loss of it one of float32.
+    dtype = widen(input).dtype if autocasting else input.dtype
+    logits, weight = autocast(logits, weight)
+    if probabilities:
+        (target,) = autocast(target)
+        dtype = torch.promote_types(dtype, target.dtype)
+        dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
+        target = widen(target)
+    return softmax_family.class_loss(
+        name,
+        False,
+        logits,
+        target,
+        None if weight is None else widen(weight),
+        ignored,
+        float(label_smoothing),
+        Options(
+            reduction, sample_weight, mask, normalizer, on_empty, dtype if out_dtype is None else out_dtype, backend
+        ),
+        False,
+    )
+
+
+def _rows_that_count(
+    input: Tensor, target: Tensor, ignore_index: int, mask: Tensor | None, shape: torch.Size, probabilities: bool
+) -> Tensor | None:
+    """True for the rows of input of which some loss counts, as one value per row; None where all do."""
+    counts = None if mask is None else mask.expand(shape)
+    if not probabilities:
+        # One sample takes its index with or without a dimension.
+        labelled = target.long().reshape(shape) != ignore_index
+        counts = labelled if counts is None else counts & labelled
+    if counts is None or input.ndim == 1:
+        return counts
+    return counts.reshape(input.shape[0], -1).any(1, keepdim=True) if input.shape[0] else counts.new_ones(0, 1)
