@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 import losskit
-from benchmarks.peers import make_peer
+from benchmarks.peers import COMPILED, make_peer
 from benchmarks.workloads import WORKLOADS, Workload
 
 STATUS = Path("/proc/self/status")
@@ -55,7 +55,7 @@ def extra_peak(workload: Workload, peer_name: str, seed: int) -> int:
     """Bytes."""
     problem = workload.build(workload.shape, seed)
     peer = make_peer(problem, peer_name)
-    warm = peer if peer_name == "compile" else make_peer(workload.build(workload.small_shape, seed), peer_name)
+    warm = peer if peer_name in COMPILED else make_peer(workload.build(workload.small_shape, seed), peer_name)
     warm.step()
     for leaf in warm.leaves.values():
         leaf.grad = None

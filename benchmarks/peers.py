@@ -19,7 +19,9 @@ from torch import Tensor
 import losskit
 from benchmarks.workloads import Loss, Problem
 
-OURS = ("losskit", "inplace", "float32_out")
+OURS = ("losskit", "inplace", "float32_out", "compiled")
+# eager, and losskit in a graph of its own.
+COMPILED = ("compile", "compiled")
 LIMITS = ("copy", "products")
 
 OPTIONS_OF: Mapping[str, Mapping[str, Any]] = {
@@ -175,7 +177,7 @@ def make_loss_peer(problem: Problem, name: str, function: Loss, options: Mapping
         forward = partial(function, *tensors, **all_options)
     else:
         timed = TimedInside(function, problem.produce)
-        arguments = (problem.produce(*leaves.values()), *problem.constants) if name in OURS else ()
+        arguments = (problem.produce(*leaves.values()), *problem.constants) if name in OPTIONS_OF else ()
         forward = partial(timed, *tensors, inputs=len(leaves), **all_options)
         loss_seconds = timed.seconds
     return Peer(
@@ -184,7 +186,7 @@ def make_loss_peer(problem: Problem, name: str, function: Loss, options: Mapping
         forward=forward,
         leaves=leaves if problem.needs_grad else {},
         loss_seconds=loss_seconds,
-        dispatch=dispatch_of(function, *arguments, **all_options) if name in OURS else None,
+        dispatch=dispatch_of(function, *arguments, **all_options) if name in OPTIONS_OF else None,
     )
 
 
@@ -223,8 +225,9 @@ def make_peer(problem: Problem, name: str) -> Peer:
         return make_products(problem)
     if name == "eager":
         return make_loss_peer(problem, name, problem.eager, {})
-    if name == "compile":
+    if name in COMPILED:
         # A cache of an earlier workload would count against the recompilation limit of the same function.
         torch.compiler.reset()
-        return make_loss_peer(problem, name, torch.compile(problem.eager, dynamic=False), {})
+        function = problem.eager if name == "compile" else problem.losskit
+        return make_loss_peer(problem, name, torch.compile(function, dynamic=False), {})
     return make_loss_peer(problem, name, problem.losskit, OPTIONS_OF[name])

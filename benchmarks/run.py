@@ -13,7 +13,7 @@ import torch
 from benchmarks import memory
 from benchmarks.check import Verdict, check
 from benchmarks.measure import PACKAGE_TIMES, OtherWork, Timing, interleave, summarise
-from benchmarks.peers import LIMITS, OURS, Peer, make_peer
+from benchmarks.peers import COMPILED, LIMITS, OURS, Peer, make_peer
 from benchmarks.workloads import PackageWorkload, Target, Workload
 
 # A system's own housekeeping stays below it.
@@ -155,7 +155,7 @@ def run_workload(workload: Workload, settings: Settings) -> WorkloadResult:
     unit = problem.loss_input_bytes
     peers = []
     for name in workload.peers:
-        if name == "compile" and not settings.compile:
+        if name in COMPILED and not settings.compile:
             continue
         result.peers[name] = entry = PeerResult(name)
         try:

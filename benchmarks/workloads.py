@@ -402,6 +402,19 @@ WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
         measure_memory=True,
     ),
     Workload(
+        name="cross_entropy_vocab_compiled",
+        description="the same under torch.compile; compiled: losskit's function in a graph, compile: eager's",
+        build=build_cross_entropy,
+        shape=(2048, 32000),
+        small_shape=(63, 1024),
+        peers=("losskit", "compiled", "eager", "compile"),
+        targets=(
+            Target("time_ratio", 1.1, peer="compiled", than="losskit"),
+            Target("speed_up", 6, peer="compiled", than="compile"),
+            NO_WORSE_ERROR,
+        ),
+    ),
+    Workload(
         name="cross_entropy_vocab_bfloat16",
         description="the same in bfloat16; float32_out asks for out_dtype=torch.float32",
         build=build_cross_entropy_bfloat16,

@@ -240,6 +240,12 @@ def test_public_names_have_a_docstring(module: ModuleType, name: str) -> None:
     assert not text.startswith(f"{name}(")
 
 
+def test_the_readme_lists_every_loss() -> None:
+    section = (ROOT / "README.md").read_text("utf-8").split("## The losses\n")[1].split("\n## ")[0]
+    listed = section.split(" in `losskit.functional`")[0]
+    assert sorted(re.findall(r"`(\w+)`", listed)) == sorted(info.name for info in catalog.LOSSES)
+
+
 @pytest.mark.parametrize("name", [name for name in losskit.__all__ if isinstance(getattr(losskit, name), FunctionType)])
 def test_docstrings_of_tools_tell_what_can_go_wrong_or_come_back(name: str) -> None:
     function = getattr(losskit, name)

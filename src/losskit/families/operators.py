@@ -112,9 +112,9 @@ def _class_call(
     )
 
 
-def _class_loss(input: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    *options, needs_grad = rest
-    call = _class_call(input, target, *options)
+def _class_loss(*given: Any) -> tuple[Tensor, Tensor]:
+    input, target, *_, out_dtype, needs_grad = given
+    call = _class_call(*given[:-1])
     if not cpu.class_layout(input):
         input = input.contiguous()
     arguments = softmax.kernel_arguments(call, input, target)
@@ -125,12 +125,13 @@ def _class_loss(input: Tensor, target: Tensor, *rest: Any) -> tuple[Tensor, Tens
     return loss, _keep(gradient)
 
 
-def _class_loss_backward(grad_output: Tensor, owner: Tensor, input: Tensor, target: Tensor, *options: Any) -> Tensor:
+def _class_loss_backward(grad_output: Tensor, owner: Tensor, *given: Any) -> Tensor:
     gradient = _take(owner)
     if gradient is not None and cpu.scale_gradient(gradient, grad_output):
         return gradient
-    everything = [*options, input.dtype]
-    call = _class_call(input, target, *everything)
+    input, target, *_ = given
+    everything = (*given, input.dtype)
+    call = _class_call(*everything)
     if not cpu.class_layout(input):
         input = input.contiguous()
     arguments = softmax.kernel_arguments(call, input, target)
