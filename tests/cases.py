@@ -350,7 +350,7 @@ def _in_float32(function: Function) -> Function:
     def widened(input: Tensor, target: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if input.numel() == 0 and kwargs.get("reduction", "mean") == "mean":
             return input.mean()
-        if input.dtype not in HALVES:
+        if input.dtype not in HALVES or torch.is_autocast_enabled("cpu"):
             return function(input, target, *args, **kwargs)
         wide = {name: value.float() if isinstance(value, Tensor) else value for name, value in kwargs.items()}
         rest = [value.float() if isinstance(value, Tensor) else value for value in args]

@@ -1,5 +1,6 @@
 """Every complaint, word for word, and of the type that torch raises for the same call."""
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from assertions import assert_as_exact
 from cases import BY_NAME, CASES, Case
 from torch import Tensor
 
@@ -34,11 +36,22 @@ POINTWISE_NAMES = DIFFERENCE_NAMES + BINARY_NAMES
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason=cpu.unavailable_reason())
 
 
-def arguments(name: str) -> tuple[Tensor, Tensor]:
-    """A good input and target for this loss, two losses in all."""
+def arguments(name: str) -> tuple[Tensor, ...]:
+    """Good tensors for this loss, two losses in all."""
     if name in CLASS_NAMES:
         return torch.log_softmax(torch.zeros(2, 3), 1), torch.tensor([0, 2])
-    return torch.tensor([0.25, 0.5]), torch.tensor([0.0, 1.0])
+    if name in POINTWISE_NAMES:
+        return torch.tensor([0.25, 0.5]), torch.tensor([0.0, 1.0])
+    return BY_NAME[name].make("plain", (2, 3) if BY_NAME[name].rows else (2,), torch.float32).tensors
+
+
+def parameters(name: str) -> list[str]:
+    """What the tensors of `arguments` are called."""
+    return list(inspect.signature(getattr(F, name)).parameters)[: len(arguments(name))]
+
+
+def takes_weight(name: str) -> bool:
+    return "weight" in inspect.signature(getattr(F, name)).parameters
 
 
 def complaint(error: type[Exception], message: str, call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
@@ -97,32 +110,36 @@ def test_out_dtype(name: str, out_dtype: object, shown: str) -> None:
     complaint(LosskitValueError, message, getattr(F, name), *arguments(name), out_dtype=out_dtype)
 
 
-@pytest.mark.parametrize("argument", ["input", "target"])
 @pytest.mark.parametrize(("value", "kind"), [([0.5, 0.5], "list"), (1.0, "float"), (None, "NoneType")])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    # The variance may be a number.
+    [(name, argument) for name in NAMES for argument in parameters(name) if argument != "var"],
+)
 def test_no_tensor(name: str, argument: str, value: object, kind: str) -> None:
-    given = dict(zip(("input", "target"), arguments(name), strict=True), **{argument: value})
+    given = dict(zip(parameters(name), arguments(name), strict=True), **{argument: value})
     message = f"{name}: {argument} must be a torch.Tensor, got {kind}."
     complaint(LosskitTypeError, message, getattr(F, name), **given)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_target_on_another_device(name: str) -> None:
-    input, target = arguments(name)
-    message = f"{name}: target is on meta but input is on cpu: target.to('cpu')?"
-    complaint(LosskitRuntimeError, message, getattr(F, name), input, target.to("meta"))
+    input, target, *rest = arguments(name)
+    first, second, *_ = parameters(name)
+    message = f"{name}: {second} is on meta but {first} is on cpu: {second}.to('cpu')?"
+    complaint(LosskitRuntimeError, message, getattr(F, name), input, target.to("meta"), *rest)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "smooth_l1_loss"])
+@pytest.mark.parametrize("name", [name for name in NAMES if takes_weight(name)])
 def test_weight_is_no_tensor(name: str) -> None:
     message = f"{name}: weight must be a torch.Tensor, got list."
     complaint(LosskitTypeError, message, getattr(F, name), *arguments(name), weight=[1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "smooth_l1_loss"])
+@pytest.mark.parametrize("name", [name for name in NAMES if takes_weight(name)])
 def test_weight_on_another_device(name: str) -> None:
     input, target = arguments(name)
-    weight = torch.ones(3 if name in CLASS_NAMES else 2, device="meta")
+    weight = torch.ones(2 if name in POINTWISE_NAMES else 3, device="meta")
     message = f"{name}: weight is on meta but input is on cpu: weight.to('cpu')?"
     complaint(LosskitRuntimeError, message, getattr(F, name), input, target, weight=weight)
 
@@ -230,45 +247,43 @@ def test_triton_does_not_fall_back(name: str) -> None:
 class TestNamedKernelDoesNotFallBack:
     @pytest.mark.parametrize("name", NAMES)
     def test_float64(self, name: str) -> None:
-        input, target = arguments(name)
+        given = [tensor.double() if tensor.is_floating_point() else tensor for tensor in arguments(name)]
+        numbers = [tensor for tensor in given if tensor.is_floating_point()]
         dtypes = "float32, bfloat16 or float16"
-        if name in CLASS_NAMES:
-            message = f"{name}: backend='cpu' cannot run this call: the kernel takes {dtypes}, not float64."
-        else:
-            target = target.double()
-            message = (
-                f"{name}: backend='cpu' cannot run this call: the kernel takes {dtypes}, the same for input and "
-                "target, not float64 and float64."
-            )
-        complaint(
-            BackendError, f"{message} backend='auto' can.", getattr(F, name), input.double(), target, backend="cpu"
+        if name not in CLASS_NAMES:
+            dtypes += ", the same for " + ("input and target" if name in POINTWISE_NAMES else "each tensor")
+        seen = " and ".join("float64" for _ in numbers)
+        message = (
+            f"{name}: backend='cpu' cannot run this call: the kernel takes {dtypes}, not {seen}. backend='auto' can."
         )
+        complaint(BackendError, message, getattr(F, name), *given, backend="cpu")
 
     @pytest.mark.parametrize("name", NAMES)
     def test_weight_with_gradient(self, name: str) -> None:
         weight = torch.ones(2, requires_grad=True)
-        input, target = arguments(name)
         message = (
             f"{name}: backend='cpu' cannot run this call: a weight or the normalizer requires a gradient. "
             "backend='auto' can."
         )
-        complaint(BackendError, message, getattr(F, name), input, target, sample_weight=weight, backend="cpu")
+        complaint(BackendError, message, getattr(F, name), *arguments(name), sample_weight=weight, backend="cpu")
 
     @pytest.mark.parametrize(
         "name", [case.name for case in CASES if 1 in case.gradients and 1 not in case.kernel_gradients]
     )
     def test_target_with_gradient(self, name: str) -> None:
-        input, target = arguments(name)
+        input, target, *rest = arguments(name)
         target = torch.full((2, 3), 1 / 3) if name in CLASS_NAMES else target
-        message = f"{name}: backend='cpu' cannot run this call: target requires a gradient. backend='auto' can."
-        complaint(BackendError, message, getattr(F, name), input, target.requires_grad_(), backend="cpu")
+        reason = "target requires a gradient"
+        if name not in CLASS_NAMES + POINTWISE_NAMES:
+            reason = "a tensor requires a gradient that the kernel does not compute"
+        message = f"{name}: backend='cpu' cannot run this call: {reason}. backend='auto' can."
+        complaint(BackendError, message, getattr(F, name), input, target.requires_grad_(), *rest, backend="cpu")
 
     @pytest.mark.parametrize("name", NAMES)
     def test_weight_of_float64(self, name: str) -> None:
-        input, target = arguments(name)
         weight = torch.ones(2, dtype=torch.float64)
         message = f"{name}: backend='cpu' cannot run this call: a weight is float64. backend='auto' can."
-        complaint(BackendError, message, getattr(F, name), input, target, sample_weight=weight, backend="cpu")
+        complaint(BackendError, message, getattr(F, name), *arguments(name), sample_weight=weight, backend="cpu")
 
     def test_broadcast(self) -> None:
         message = (
@@ -342,12 +357,14 @@ def test_weight_of_another_shape(name: str) -> None:
     complaint(LosskitValueError, message, getattr(F, name), *arguments(name), weight=torch.ones(3))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "l1_loss"])
+# A distance between complex vectors is real.
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("l1_loss", "triplet_margin_loss")])
 def test_complex_input(name: str) -> None:
-    input, target = arguments(name)
-    message = f"{name}: input must be floating point, got complex64: take the loss of .real and .imag"
+    input, *rest = arguments(name)
+    first = parameters(name)[0]
+    message = f"{name}: {first} must be floating point, got complex64: take the loss of .real and .imag"
     input = input.to(torch.complex64)
-    complaint(UnsupportedDtypeError, message, getattr(F, name), input, target)
+    complaint(UnsupportedDtypeError, message, getattr(F, name), input, *rest)
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "smooth_l1_loss", "huber_loss"])
@@ -357,13 +374,26 @@ def test_complex_target(name: str) -> None:
     complaint(UnsupportedDtypeError, message, getattr(F, name), torch.ones(2), target)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "l1_loss"])
+# torch takes integers where it divides by something.
+TAKES_INTEGERS = (
+    "l1_loss",
+    "cosine_embedding_loss",
+    "triplet_margin_loss",
+    "hinge_embedding_loss",
+    "margin_ranking_loss",
+    "gaussian_nll_loss",
+    "poisson_nll_loss",
+    "kl_div",
+)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TAKES_INTEGERS])
 def test_integer_input(name: str) -> None:
-    input, target = arguments(name)
+    input, target, *rest = arguments(name)
     if name not in CLASS_NAMES:
         target = target.long()
     message = f"{name}: input must be floating point, got int64: input.float()?"
-    complaint(UnsupportedDtypeError, message, getattr(F, name), input.long(), target)
+    complaint(UnsupportedDtypeError, message, getattr(F, name), input.long(), target, *rest)
 
 
 def test_mean_of_integers() -> None:
@@ -900,11 +930,19 @@ def test_zero_size_and_non_contiguous_work(case: Case, backend: str) -> None:
         call = case.make("plain", shape, torch.float32)
         plain = call.run(case.function, reduction="none", backend=backend)
         spread = torch.empty((*shape, 2)).copy_(call.input[..., None].expand(*shape, 2))[..., 1]
-        assert torch.equal(replace(call, input=spread).run(case.function, reduction="none", backend=backend), plain)
+        moved = [spread]
         if len(shape) > 1:
-            turned = call.input.transpose(0, 1).contiguous().transpose(0, 1)
-            assert torch.equal(replace(call, input=turned).run(case.function, reduction="none", backend=backend), plain)
-        if call.input.numel() == 0:
+            moved.append(call.input.transpose(0, 1).contiguous().transpose(0, 1))
+        for input in moved:
+            elsewhere = replace(call, input=input)
+            again = elsewhere.run(case.function, reduction="none", backend=backend)
+            if case.rows and backend == "reference":
+                # torch's sums over a row take the order that the memory has.
+                exact = elsewhere.wide().run(case.torch_function, reduction="none")
+                assert_as_exact(again, exact, elsewhere.run(case.torch_function, reduction="none"))
+            else:
+                assert torch.equal(again.nan_to_num(), plain.nan_to_num())
+        if plain.numel() == 0:
             mean = call.run(case.function, backend=backend)
             total = call.run(case.function, reduction="sum", backend=backend)
             assert mean.isnan()
@@ -1116,3 +1154,179 @@ LINEAR_COMPLAINTS: list[tuple[type[LosskitError], str, dict[str, Any]]] = [
 def test_linear_cross_entropy(error: type[LosskitError], message: str, changed: dict[str, Any], backend: str) -> None:
     F.linear_cross_entropy(**layer(), backend=backend)
     complaint(error, f"linear_cross_entropy: {message}", F.linear_cross_entropy, **layer(**changed), backend=backend)
+
+
+# Losses with one value per row.
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+class TestRows:
+    @pytest.mark.parametrize(
+        ("target", "seen"),
+        [
+            (
+                [0, 3],
+                "1 of 2 targets lie outside [0, 3): {3}, first at index 1. min=0, max=3: "
+                "3 is the number of classes in input.",
+            ),
+            (
+                [1, 3],
+                "1 of 2 targets lie outside [0, 3): {3}, first at index 1. min=1, max=3=C: these labels look 1-based.",
+            ),
+            (
+                [-100, 2],
+                "1 of 2 targets lie outside [0, 3): {-100}, first at index 0. min=-100, max=2: if -100 marks "
+                "samples to leave out: mask=(target != -100)?",
+            ),
+            (
+                [2**62, -(2**63)],
+                f"2 of 2 targets lie outside [0, 3): {{{-(2**63)}, {2**62}}}, first at index 0. min={-(2**63)}, "
+                f"max={2**62}: 3 is the number of classes in input.",
+            ),
+        ],
+    )
+    def test_class_index(self, backend: str, target: list[int], seen: str) -> None:
+        for input in (torch.zeros(2, 3), torch.zeros(2, 3, requires_grad=True)):
+            for reduction in ("none", "mean"):
+                given = (input, torch.tensor(target))
+                options = {"backend": backend, "reduction": reduction}
+                complaint(LosskitRuntimeError, f"multi_margin_loss: {seen}", F.multi_margin_loss, *given, **options)
+
+    @pytest.mark.parametrize("wrong", [3, -2, 2**62, -(2**63)])
+    def test_class_in_a_list(self, backend: str, wrong: int) -> None:
+        """Behind the end of the list too."""
+        low, high = min(wrong, -1), max(wrong, 1)
+        message = (
+            f"multilabel_margin_loss: 1 of 6 targets lie outside [-1, 3): {{{wrong}}}, first at row 1, place 2. "
+            f"min={low}, max={high}: 3 is the number of classes in input."
+        )
+        target = torch.tensor([[0, 1, -1], [1, -1, wrong]])
+        complaint(LosskitRuntimeError, message, F.multilabel_margin_loss, torch.zeros(2, 3), target, backend=backend)
+
+    def test_masked_indices_may_be_anything(self, backend: str) -> None:
+        mask = torch.tensor([True, False])
+        loss = F.multi_margin_loss(torch.zeros(2, 3), torch.tensor([0, 99]), mask=mask, backend=backend)
+        assert loss.item() == pytest.approx(2 / 3)
+        lists = torch.tensor([[0, -1, -1], [99, 99, 99]])
+        loss = F.multilabel_margin_loss(torch.zeros(2, 3), lists, mask=mask, backend=backend)
+        assert loss.item() == pytest.approx(2 / 3)
+
+    @pytest.mark.parametrize(
+        ("error", "message", "name", "args", "kwargs"),
+        [
+            (LosskitValueError, "p must be 1 or 2, got 3.", "multi_margin_loss", ((2, 3), [0, 1]), {"p": 3}),
+            (
+                LosskitTypeError,
+                "margin must be a number, got str.",
+                "multi_margin_loss",
+                ((2, 3), [0, 1]),
+                {"margin": "1"},
+            ),
+            (
+                LosskitValueError,
+                "weight must be one-dimensional, got shape (1, 3).",
+                "multi_margin_loss",
+                ((2, 3), [0, 1]),
+                {"weight": torch.ones(1, 3)},
+            ),
+            (
+                LosskitRuntimeError,
+                "input must have the shape (N, C) or (C) with at least one class, got (2, 3, 4).",
+                "multi_margin_loss",
+                ((2, 3, 4), [0, 1]),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "input must have the shape (N, C) or (C) with at least one class, got (2, 0).",
+                "multi_margin_loss",
+                ((2, 0), [0, 1]),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "input (2, 3) takes a class index per row, target of shape (2,), got (2, 1): target.flatten()?",
+                "multi_margin_loss",
+                ((2, 3), [[0], [1]]),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "target must hold class indices of dtype int64, got float32: target.long()?",
+                "multi_margin_loss",
+                ((2, 3), [0.0, 1.0]),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "target must have the shape of input, (2, 3), a list of classes per row that ends before a -1, "
+                "got (2,).",
+                "multilabel_margin_loss",
+                ((2, 3), [0, 1]),
+                {},
+            ),
+            (
+                LosskitIndexError,
+                "input must have a dimension of classes, got a 0-dim tensor.",
+                "multilabel_soft_margin_loss",
+                ((), 0.0),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "target must hold one sign per pair of vectors, shape (N,) or (), got (2, 1).",
+                "cosine_embedding_loss",
+                ((2, 3), (2, 3), [[1], [1]]),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "a target of shape () takes inputs of shape (D), got (2, 3) and (2, 3).",
+                "cosine_embedding_loss",
+                ((2, 3), (2, 3), 1),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "input2 must have the shape of input1, (2, 3), got (2, 4), and the two do not broadcast.",
+                "cosine_embedding_loss",
+                ((2, 3), (2, 4), [1, 1]),
+                {},
+            ),
+            (
+                LosskitRuntimeError,
+                "positive must have the shape of anchor, (2, 3), got (4, 3), and the two do not broadcast.",
+                "triplet_margin_loss",
+                ((2, 3), (4, 3), (2, 3)),
+                {},
+            ),
+            (
+                LosskitTypeError,
+                "swap must be a bool, got int.",
+                "triplet_margin_loss",
+                ((2, 3), (2, 3), (2, 3)),
+                {"swap": 1},
+            ),
+            (
+                LosskitRuntimeError,
+                "vectors without elements have no norm of order inf.",
+                "triplet_margin_loss",
+                ((2, 0), (2, 0), (2, 0)),
+                {"p": float("inf")},
+            ),
+        ],
+    )
+    def test_arguments(
+        self, backend: str, error: type[Exception], message: str, name: str, args: Any, kwargs: dict[str, Any]
+    ) -> None:
+        given = [torch.zeros(value) if isinstance(value, tuple) else torch.tensor(value) for value in args]
+        complaint(error, f"{name}: {message}", getattr(F, name), *given, **kwargs, backend=backend)
+
+    def test_norms_without_a_kernel(self, backend: str) -> None:
+        tensors = arguments("triplet_margin_loss")
+        message = (
+            "triplet_margin_loss: backend='cpu' cannot run this call: the kernel has the norms of order 1 and 2, "
+            "not 3. backend='auto' can."
+        )
+        F.triplet_margin_loss(*tensors, p=3, backend=backend)
+        complaint(BackendError, message, F.triplet_margin_loss, *tensors, p=3, backend="cpu")

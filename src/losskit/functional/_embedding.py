@@ -210,7 +210,7 @@ def triplet_margin_loss(
     if anchor.shape[-1:].numel() == 0 and (p < 0 or p == float("inf")):
         raise LosskitRuntimeError(f"{name}: vectors without elements have no norm of order {p:g}.")
     anchor, positive, negative = (_floating(tensor) for tensor in autocast(anchor, positive, negative))
-    dtype = common_dtype(anchor, positive, negative).to_real() if out_dtype is None else out_dtype
+    dtype = _real_dtype(anchor, positive, negative) if out_dtype is None else out_dtype
     return fused_family.fused_loss(
         name,
         cpu.TRIPLET_MARGIN,
@@ -286,7 +286,7 @@ def triplet_margin_with_distance_loss(
     if distance is None:
         _shape_of_triplets(name, anchor, positive, negative, swap)
         tensors = (_floating(anchor), _floating(positive), _floating(negative))
-        dtype = common_dtype(*tensors).to_real() if out_dtype is None else out_dtype
+        dtype = _real_dtype(*tensors) if out_dtype is None else out_dtype
         tensors = (widen(tensors[0]), widen(tensors[1]), widen(tensors[2]))
         distance = pairwise_distance
     elif not callable(distance):
@@ -307,6 +307,13 @@ def triplet_margin_with_distance_loss(
 def _floating(tensor: Tensor) -> Tensor:
     """Integers as numbers of the default dtype, as a division would make them."""
     return tensor if inputs.is_inexact(tensor) else tensor.to(torch.get_default_dtype())
+
+
+def _real_dtype(*tensors: Tensor) -> torch.dtype:
+    """Of a distance between vectors of these dtypes."""
+    dtype = common_dtype(*tensors)
+    # Not dtype.to_real(), which torch.compile does not trace.
+    return {torch.complex128: torch.float64, torch.complex64: torch.float32}.get(dtype, dtype)
 
 
 def _shape_of_triplets(name: str, anchor: Tensor, positive: Tensor, negative: Tensor, swap: bool) -> torch.Size:
