@@ -1,5 +1,6 @@
 """Every complaint, word for word, and of the type that torch raises for the same call."""
 
+import inspect
 import re
 import warnings
 from collections.abc import Callable
@@ -30,15 +31,27 @@ CLASS_NAMES = tuple(case.name for case in CASES if case.classes)
 DIFFERENCE_NAMES = tuple(case.name for case in CASES if case.symmetric)
 BINARY_NAMES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 POINTWISE_NAMES = DIFFERENCE_NAMES + BINARY_NAMES
+# The losses of several tensors.
+FUSED_NAMES = tuple(name for name in BY_NAME if name not in POINTWISE_NAMES + CLASS_NAMES)
 
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason=cpu.unavailable_reason())
 
 
-def arguments(name: str) -> tuple[Tensor, Tensor]:
-    """A good input and target for this loss, two losses in all."""
+def arguments(name: str) -> tuple[Tensor, ...]:
+    """Good tensors for this loss, two losses in all."""
     if name in CLASS_NAMES:
         return torch.log_softmax(torch.zeros(2, 3), 1), torch.tensor([0, 2])
-    return torch.tensor([0.25, 0.5]), torch.tensor([0.0, 1.0])
+    two = torch.tensor([0.25, 0.5]), torch.tensor([0.0, 1.0])
+    return (*two, torch.ones(2)) if third_of(name) else two
+
+
+def third_of(name: str) -> str:
+    return BY_NAME[name].make("plain", (2, 3), torch.float32).third
+
+
+def names_of(name: str) -> list[str]:
+    """The names of the tensors."""
+    return list(inspect.signature(getattr(F, name)).parameters)[: len(arguments(name))]
 
 
 def complaint(error: type[Exception], message: str, call: Callable[..., object], *args: Any, **kwargs: Any) -> None:
@@ -60,13 +73,14 @@ def complaint(error: type[Exception], message: str, call: Callable[..., object],
 # Arguments of every loss.
 
 
-@pytest.mark.parametrize("reduction", ["mean/sum", "Mean", "batchmean", "", None, 1, ["mean"]], ids=repr)
+@pytest.mark.parametrize("reduction", ["mean/sum", "Mean", "batch_mean", "", None, 1, ["mean"]], ids=repr)
 @pytest.mark.parametrize("name", NAMES)
 def test_reduction(name: str, reduction: object) -> None:
-    message = f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}."
+    known = "'none', 'mean', 'sum' or 'batchmean'" if name == "kl_div" else "'none', 'mean' or 'sum'"
+    message = f"{name}: reduction must be {known}, got {reduction!r}."
     complaint(LosskitValueError, message, getattr(F, name), *arguments(name), reduction=reduction)
     module = BY_NAME[name].module
-    message = f"{module.__name__}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}."
+    message = f"{module.__name__}: reduction must be {known}, got {reduction!r}."
     complaint(LosskitValueError, message, module, reduction=reduction)
 
 
@@ -97,29 +111,33 @@ def test_out_dtype(name: str, out_dtype: object, shown: str) -> None:
     complaint(LosskitValueError, message, getattr(F, name), *arguments(name), out_dtype=out_dtype)
 
 
-@pytest.mark.parametrize("argument", ["input", "target"])
-@pytest.mark.parametrize(("value", "kind"), [([0.5, 0.5], "list"), (1.0, "float"), (None, "NoneType")])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("value", "kind"), [([0.5, 0.5], "list"), (1, "int"), (None, "NoneType")])
+@pytest.mark.parametrize(("name", "argument"), [(name, argument) for name in NAMES for argument in names_of(name)])
 def test_no_tensor(name: str, argument: str, value: object, kind: str) -> None:
-    given = dict(zip(("input", "target"), arguments(name), strict=True), **{argument: value})
-    message = f"{name}: {argument} must be a torch.Tensor, got {kind}."
+    given = dict(zip(names_of(name), arguments(name), strict=True), **{argument: value})
+    expected = "a torch.Tensor or a float" if argument == "var" else "a torch.Tensor"
+    message = f"{name}: {argument} must be {expected}, got {kind}."
     complaint(LosskitTypeError, message, getattr(F, name), **given)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_target_on_another_device(name: str) -> None:
-    input, target = arguments(name)
-    message = f"{name}: target is on meta but input is on cpu: target.to('cpu')?"
-    complaint(LosskitRuntimeError, message, getattr(F, name), input, target.to("meta"))
+    first, second, *_ = names_of(name)
+    input, target, *rest = arguments(name)
+    message = f"{name}: {second} is on meta but {first} is on cpu: {second}.to('cpu')?"
+    complaint(LosskitRuntimeError, message, getattr(F, name), input, target.to("meta"), *rest)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "smooth_l1_loss"])
+WEIGHTED_NAMES = [name for name in NAMES if "weight" in inspect.signature(getattr(F, name)).parameters]
+
+
+@pytest.mark.parametrize("name", WEIGHTED_NAMES)
 def test_weight_is_no_tensor(name: str) -> None:
     message = f"{name}: weight must be a torch.Tensor, got list."
     complaint(LosskitTypeError, message, getattr(F, name), *arguments(name), weight=[1.0, 2.0, 3.0])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "smooth_l1_loss"])
+@pytest.mark.parametrize("name", WEIGHTED_NAMES)
 def test_weight_on_another_device(name: str) -> None:
     input, target = arguments(name)
     weight = torch.ones(3 if name in CLASS_NAMES else 2, device="meta")
@@ -230,9 +248,16 @@ def test_triton_does_not_fall_back(name: str) -> None:
 class TestNamedKernelDoesNotFallBack:
     @pytest.mark.parametrize("name", NAMES)
     def test_float64(self, name: str) -> None:
-        input, target = arguments(name)
+        input, target, *rest = arguments(name)
         dtypes = "float32, bfloat16 or float16"
-        if name in CLASS_NAMES:
+        if name in FUSED_NAMES:
+            target, rest = target.double(), [tensor.double() for tensor in rest]
+            found = " and ".join(["float64"] * len(arguments(name)))
+            message = (
+                f"{name}: backend='cpu' cannot run this call: the kernel takes {dtypes}, the same for each tensor, "
+                f"not {found}."
+            )
+        elif name in CLASS_NAMES:
             message = f"{name}: backend='cpu' cannot run this call: the kernel takes {dtypes}, not float64."
         else:
             target = target.double()
@@ -241,18 +266,23 @@ class TestNamedKernelDoesNotFallBack:
                 "target, not float64 and float64."
             )
         complaint(
-            BackendError, f"{message} backend='auto' can.", getattr(F, name), input.double(), target, backend="cpu"
+            BackendError,
+            f"{message} backend='auto' can.",
+            getattr(F, name),
+            input.double(),
+            target,
+            *rest,
+            backend="cpu",
         )
 
     @pytest.mark.parametrize("name", NAMES)
     def test_weight_with_gradient(self, name: str) -> None:
         weight = torch.ones(2, requires_grad=True)
-        input, target = arguments(name)
         message = (
             f"{name}: backend='cpu' cannot run this call: a weight or the normalizer requires a gradient. "
             "backend='auto' can."
         )
-        complaint(BackendError, message, getattr(F, name), input, target, sample_weight=weight, backend="cpu")
+        complaint(BackendError, message, getattr(F, name), *arguments(name), sample_weight=weight, backend="cpu")
 
     @pytest.mark.parametrize(
         "name", [case.name for case in CASES if 1 in case.gradients and 1 not in case.kernel_gradients]
@@ -260,15 +290,19 @@ class TestNamedKernelDoesNotFallBack:
     def test_target_with_gradient(self, name: str) -> None:
         input, target = arguments(name)
         target = torch.full((2, 3), 1 / 3) if name in CLASS_NAMES else target
-        message = f"{name}: backend='cpu' cannot run this call: target requires a gradient. backend='auto' can."
+        reason = (
+            "a tensor requires a gradient that the kernel does not compute"
+            if name in FUSED_NAMES
+            else ("target requires a gradient")
+        )
+        message = f"{name}: backend='cpu' cannot run this call: {reason}. backend='auto' can."
         complaint(BackendError, message, getattr(F, name), input, target.requires_grad_(), backend="cpu")
 
     @pytest.mark.parametrize("name", NAMES)
     def test_weight_of_float64(self, name: str) -> None:
-        input, target = arguments(name)
         weight = torch.ones(2, dtype=torch.float64)
         message = f"{name}: backend='cpu' cannot run this call: a weight is float64. backend='auto' can."
-        complaint(BackendError, message, getattr(F, name), input, target, sample_weight=weight, backend="cpu")
+        complaint(BackendError, message, getattr(F, name), *arguments(name), sample_weight=weight, backend="cpu")
 
     def test_broadcast(self) -> None:
         message = (
@@ -888,6 +922,81 @@ def test_a_missing_or_unknown_argument_is_a_type_error() -> None:
                 function(torch.ones(2))
             with pytest.raises(TypeError):
                 function(torch.ones(2), torch.ones(2), nonsense=1)
+
+
+# The losses of several tensors, one value per element.
+
+
+def test_margin() -> None:
+    two = torch.ones(2)
+    message = "hinge_embedding_loss: margin must be a number, got str."
+    complaint(LosskitTypeError, message, F.hinge_embedding_loss, two, two, margin="wide")
+    message = "margin_ranking_loss: margin must be a number, got NoneType."
+    complaint(LosskitTypeError, message, F.margin_ranking_loss, two, two, two, margin=None)
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_flags_that_are_no_bool(value: object) -> None:
+    two, kind = torch.ones(2), type(value).__name__
+    for function, name in ((F.kl_div, "log_target"), (F.poisson_nll_loss, "log_input"), (F.poisson_nll_loss, "full")):
+        message = f"{function.__name__}: {name} must be a bool, got {kind}."
+        complaint(LosskitTypeError, message, function, two, two, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["hinge_embedding_loss", "kl_div", "poisson_nll_loss"])
+def test_shapes_of_two_that_do_not_broadcast(name: str) -> None:
+    message = f"{name}: the shapes do not broadcast: input (4, 5), target (3, 5)."
+    complaint(LosskitRuntimeError, message, getattr(F, name), torch.ones(4, 5), torch.ones(3, 5))
+
+
+def test_shapes_of_three() -> None:
+    four, three = torch.ones(4, 5), torch.ones(3, 5)
+    message = "margin_ranking_loss: the shapes do not broadcast: input1 (4, 5), input2 (4, 5), target (3, 5)."
+    complaint(LosskitRuntimeError, message, F.margin_ranking_loss, four, four, three)
+    message = (
+        "margin_ranking_loss: the tensors must have the same number of dimensions, got input1 (4, 5), input2 (4, 5), "
+        "target (5,)."
+    )
+    complaint(LosskitRuntimeError, message, F.margin_ranking_loss, four, four, torch.ones(5))
+    message = "soft_margin_loss: target must broadcast to the shape of input, (5,), got (4, 5)."
+    complaint(LosskitRuntimeError, message, F.soft_margin_loss, torch.ones(5), four)
+    message = (
+        "gaussian_nll_loss: var must have the shape of input, (4, 5), or that with one dimension of size 1, or without "
+        "the last dimension, (4, 1) or (4,), got (5,)."
+    )
+    complaint(LosskitValueError, message, F.gaussian_nll_loss, four, four, torch.ones(5))
+    message = "gaussian_nll_loss: the shapes do not broadcast: input (4, 5), target (3, 5), var (4, 5)."
+    complaint(LosskitRuntimeError, message, F.gaussian_nll_loss, four, three, four)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", pytest.param("cpu", marks=needs_kernels)])
+def test_negative_variance(backend: str) -> None:
+    two = torch.ones(2)
+    message = (
+        "gaussian_nll_loss: 1 of 2 values of var are negative (min=-0.5): a network that puts out log-variances needs "
+        "var.exp()."
+    )
+    given = {"backend": backend}
+    complaint(LosskitValueError, message, F.gaussian_nll_loss, two, two, torch.tensor([1.0, -0.5]), **given)
+    message = "gaussian_nll_loss: var must not be negative, got -0.5."
+    complaint(LosskitValueError, message, F.gaussian_nll_loss, two, two, -0.5, **given)
+
+
+def test_dtypes_of_several_tensors() -> None:
+    two, integer, complex_two = torch.ones(2), torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.complex64)
+    for name in ("soft_margin_loss", "hinge_embedding_loss", "kl_div"):
+        message = f"{name}: input must be floating point, got int64: input.float()?"
+        complaint(UnsupportedDtypeError, message, getattr(F, name), integer, two)
+    message = "kl_div: target must be floating point, got int64: target.float()?"
+    complaint(UnsupportedDtypeError, message, F.kl_div, two, integer)
+    message = "gaussian_nll_loss: var must be floating point, got int64: var.float()?"
+    complaint(UnsupportedDtypeError, message, F.gaussian_nll_loss, two, two, integer)
+    message = "poisson_nll_loss: target must be floating point, got complex64: take the loss of .real and .imag"
+    complaint(UnsupportedDtypeError, message, F.poisson_nll_loss, two, complex_two)
+    message = "margin_ranking_loss: target must be a number, got bool: target.float()?"
+    complaint(LosskitRuntimeError, message, F.margin_ranking_loss, two, two, two > 0)
+    message = "poisson_nll_loss: target must be a number, got bool: target.float()?"
+    complaint(LosskitRuntimeError, message, F.poisson_nll_loss, two, two > 0, full=True)
 
 
 # Unusual input that is not wrong.

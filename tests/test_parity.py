@@ -73,6 +73,10 @@ def needing_what_it_needed(copy: Call, original: Call) -> Call:
     return copy
 
 
+# Where a gradient that is NaN for torch is a number here, and why.
+LIMITS = {("poisson_nll_loss", "target"): "torch multiplies the infinite slope of Stirling's term at 0 by 0"}
+
+
 def assert_parity(case: Case, call: Call, backend: str) -> None:
     # Of one byte, torch takes indices without dimensions d1, … alone.
     indices = call.target.long() if call.target.dtype == torch.uint8 else call.target
@@ -100,6 +104,8 @@ def assert_parity(case: Case, call: Call, backend: str) -> None:
     assert set(our) == set(theirs)
     for name, gradient in our.items():
         assert gradient.dtype == theirs[name].dtype
+        if (case.name, name) in LIMITS:
+            true[name] = torch.where(true[name].isnan(), gradient.double(), true[name])
         if name == "input" and not call.input.is_complex():
             # Of one class the gradient is 0, left over from terms of the size of grad_output.
             one_class = case.classes and call.input.shape[:2][-1] == 1

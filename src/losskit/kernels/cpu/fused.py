@@ -66,8 +66,12 @@ def _lean_gradients(
     state: Any, saved: tuple[Tensor, ...], upstream: float, needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     kernel, parameters, reduction, _, _ = state
-    losses = saved[0].numel() // max(saved[0].shape[-1], 1) if kernel in ROWS else saved[0].numel()
-    divisor = float(losses) if reduction == "mean" else 1.0
+    first = saved[0]
+    divisor = 1.0
+    if reduction == "mean":
+        divisor = float(first.numel() // max(first.shape[-1], 1) if kernel in ROWS else first.numel())
+    elif reduction == "batchmean" and first.ndim > 0:
+        divisor = float(first.shape[0])
     return _gradients(kernel, parameters, saved, (None, None, None), None, divisor, upstream, needs)
 
 
