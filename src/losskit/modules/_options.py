@@ -18,7 +18,7 @@ class Options(nn.Module):
     backend: str = "auto"
     reduction: str
     # What `reduction` can be.
-    reductions = REDUCTIONS
+    reductions: tuple[str, ...] = REDUCTIONS
 
     def __init__(
         self,
