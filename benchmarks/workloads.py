@@ -370,6 +370,104 @@ def row_workloads() -> list[Workload]:
     ]
 
 
+# several tensors, one loss per element --------------------------------------------------------------------------------
+
+
+def signs(shape: tuple[int, ...], random: torch.Generator) -> Tensor:
+    return 2.0 * torch.randint(2, shape, generator=random) - 1
+
+
+def build_soft_margin(shape: tuple[int, ...], seed: int) -> Problem:
+    random = generator(seed)
+    return Problem(
+        inputs={"input": torch.randn(shape, generator=random)},
+        constants=(signs(shape, random),),
+        eager=F.soft_margin_loss,
+        losskit=losskit.functional.soft_margin_loss,
+    )
+
+
+def build_hinge_embedding(shape: tuple[int, ...], seed: int) -> Problem:
+    problem = build_soft_margin(shape, seed)
+    return replace(problem, eager=F.hinge_embedding_loss, losskit=losskit.functional.hinge_embedding_loss)
+
+
+def build_margin_ranking(shape: tuple[int, ...], seed: int) -> Problem:
+    random = generator(seed)
+    return Problem(
+        inputs={"input1": torch.randn(shape, generator=random), "input2": torch.randn(shape, generator=random)},
+        constants=(signs(shape, random),),
+        eager=F.margin_ranking_loss,
+        losskit=losskit.functional.margin_ranking_loss,
+        options={"margin": 0.5},
+    )
+
+
+def build_kl_div(shape: tuple[int, ...], seed: int) -> Problem:
+    """The divergence as it is defined: "mean" would warn in every call."""
+    random = generator(seed)
+    return Problem(
+        inputs={"input": torch.rand(shape, generator=random).log()},
+        constants=(torch.rand(shape, generator=random),),
+        eager=F.kl_div,
+        losskit=losskit.functional.kl_div,
+        options={"reduction": "batchmean"},
+    )
+
+
+def build_poisson_nll(shape: tuple[int, ...], seed: int) -> Problem:
+    random = generator(seed)
+    rates = torch.rand(shape, generator=random) * 4
+    return Problem(
+        inputs={"input": torch.randn(shape, generator=random)},
+        constants=(torch.poisson(rates, generator=random),),
+        eager=F.poisson_nll_loss,
+        losskit=losskit.functional.poisson_nll_loss,
+    )
+
+
+def build_gaussian_nll(shape: tuple[int, ...], seed: int) -> Problem:
+    """Expectation and variance are outputs of a network; the target lies between them in the call."""
+    random = generator(seed)
+
+    def reordered(function: Loss) -> Loss:
+        return lambda input, var, target, **options: function(input, target, var, **options)
+
+    return Problem(
+        inputs={"input": torch.randn(shape, generator=random), "var": 0.1 + torch.rand(shape, generator=random)},
+        constants=(torch.randn(shape, generator=random),),
+        eager=reordered(F.gaussian_nll_loss),
+        losskit=reordered(losskit.functional.gaussian_nll_loss),
+    )
+
+
+SEVERAL: tuple[tuple[str, Callable[[tuple[int, ...], int], Problem], float], ...] = (
+    ("soft_margin", build_soft_margin, 20),
+    ("hinge_embedding", build_hinge_embedding, 15),
+    ("margin_ranking", build_margin_ranking, 6),
+    ("kl_div", build_kl_div, 25),
+    ("poisson_nll", build_poisson_nll, 30),
+    ("gaussian_nll", build_gaussian_nll, 30),
+)
+
+
+def several_workloads() -> list[Workload]:
+    return [
+        Workload(
+            name=f"{name}_{label}",
+            description=f"{name}, {size:,} float32 elements",
+            build=build,
+            shape=(size,),
+            small_shape=(min(size, 1009),),
+            peers=("losskit", "eager"),
+            targets=(Target("speed_up", speed_up if size == 10**7 else 1.0), NO_WORSE_ERROR),
+            measure_memory=size == 10**7,
+        )
+        for name, build, speed_up in SEVERAL
+        for size, label in ((10**7, "1e7"), (10**3, "1e3"))
+    ]
+
+
 def small_cross_entropy(rows: int, classes: int, limit: float) -> Workload:
     return Workload(
         name=f"cross_entropy_{rows}x{classes}",
@@ -518,6 +616,7 @@ WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
     ),
     *pointwise_workloads(),
     *row_workloads(),
+    *several_workloads(),
     PackageWorkload(
         "import", "import losskit after import torch, in a new process", "import", (Target("seconds", 0.050),)
     ),

@@ -45,8 +45,8 @@ struct HingeEmbedding {
         float clamped = d < 0.0f ? 0.0f : d;
         float near = y != -1.0f ? x : 0.0f, far = y != 1.0f ? clamped : 0.0f;
         value = near + far;
-        float rising = y != -1.0f ? 1.0f : 0.0f, falling = d >= 0.0f ? 1.0f : 0.0f;
-        dx = rising - (y != 1.0f ? falling : 0.0f);
+        // Selects between numbers become paths of their own, one for each combination.
+        dx = static_cast<float>(y != -1.0f) - static_cast<float>((y != 1.0f) & (d >= 0.0f));
     }
 };
 

@@ -139,12 +139,13 @@ def soft_margin_loss(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 def hinge_embedding_loss(input: Tensor, target: Tensor, margin: float = 1.0) -> tuple[Tensor, Tensor]:
     alike = (target + 1) / 2
-    return _weighted(alike * input + (1 - alike) * torch.relu(margin - input), None)
+    return _weighted(alike * input + (1 - alike) * (margin - input).clamp(min=0), None)
 
 
 def margin_ranking_loss(input1: Tensor, input2: Tensor, target: Tensor, margin: float = 0.0) -> tuple[Tensor, Tensor]:
     lead = torch.where(target > 0, input1 - input2, input2 - input1)
-    return _weighted(torch.relu(margin - lead), None)
+    # At the corner clamp has the slope of the upper side.
+    return _weighted((margin - lead).clamp(min=0), None)
 
 
 def kl_div(input: Tensor, target: Tensor, log_target: bool = False) -> tuple[Tensor, Tensor]:

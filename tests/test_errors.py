@@ -32,6 +32,8 @@ CLASS_NAMES = tuple(case.name for case in CASES if case.classes)
 DIFFERENCE_NAMES = tuple(case.name for case in CASES if case.symmetric)
 BINARY_NAMES = ("binary_cross_entropy", "binary_cross_entropy_with_logits")
 POINTWISE_NAMES = DIFFERENCE_NAMES + BINARY_NAMES
+# The losses of several tensors.
+FUSED_NAMES = tuple(name for name in BY_NAME if name not in POINTWISE_NAMES + CLASS_NAMES)
 
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason=cpu.unavailable_reason())
 
@@ -73,13 +75,14 @@ def complaint(error: type[Exception], message: str, call: Callable[..., object],
 # Arguments of every loss.
 
 
-@pytest.mark.parametrize("reduction", ["mean/sum", "Mean", "batchmean", "", None, 1, ["mean"]], ids=repr)
+@pytest.mark.parametrize("reduction", ["mean/sum", "Mean", "batch_mean", "", None, 1, ["mean"]], ids=repr)
 @pytest.mark.parametrize("name", NAMES)
 def test_reduction(name: str, reduction: object) -> None:
-    message = f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}."
+    known = "'none', 'mean', 'sum' or 'batchmean'" if name == "kl_div" else "'none', 'mean' or 'sum'"
+    message = f"{name}: reduction must be {known}, got {reduction!r}."
     complaint(LosskitValueError, message, getattr(F, name), *arguments(name), reduction=reduction)
     module = BY_NAME[name].module
-    message = f"{module.__name__}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}."
+    message = f"{module.__name__}: reduction must be {known}, got {reduction!r}."
     complaint(LosskitValueError, message, module, reduction=reduction)
 
 
@@ -918,6 +921,81 @@ def test_a_missing_or_unknown_argument_is_a_type_error() -> None:
                 function(torch.ones(2))
             with pytest.raises(TypeError):
                 function(torch.ones(2), torch.ones(2), nonsense=1)
+
+
+# The losses of several tensors, one value per element.
+
+
+def test_margin() -> None:
+    two = torch.ones(2)
+    message = "hinge_embedding_loss: margin must be a number, got str."
+    complaint(LosskitTypeError, message, F.hinge_embedding_loss, two, two, margin="wide")
+    message = "margin_ranking_loss: margin must be a number, got NoneType."
+    complaint(LosskitTypeError, message, F.margin_ranking_loss, two, two, two, margin=None)
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_flags_that_are_no_bool(value: object) -> None:
+    two, kind = torch.ones(2), type(value).__name__
+    for function, name in ((F.kl_div, "log_target"), (F.poisson_nll_loss, "log_input"), (F.poisson_nll_loss, "full")):
+        message = f"{function.__name__}: {name} must be a bool, got {kind}."
+        complaint(LosskitTypeError, message, function, two, two, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["hinge_embedding_loss", "kl_div", "poisson_nll_loss"])
+def test_shapes_of_two_that_do_not_broadcast(name: str) -> None:
+    message = f"{name}: the shapes do not broadcast: input (4, 5), target (3, 5)."
+    complaint(LosskitRuntimeError, message, getattr(F, name), torch.ones(4, 5), torch.ones(3, 5))
+
+
+def test_shapes_of_three() -> None:
+    four, three = torch.ones(4, 5), torch.ones(3, 5)
+    message = "margin_ranking_loss: the shapes do not broadcast: input1 (4, 5), input2 (4, 5), target (3, 5)."
+    complaint(LosskitRuntimeError, message, F.margin_ranking_loss, four, four, three)
+    message = (
+        "margin_ranking_loss: the tensors must have the same number of dimensions, got input1 (4, 5), input2 (4, 5), "
+        "target (5,)."
+    )
+    complaint(LosskitRuntimeError, message, F.margin_ranking_loss, four, four, torch.ones(5))
+    message = "soft_margin_loss: target must broadcast to the shape of input, (5,), got (4, 5)."
+    complaint(LosskitRuntimeError, message, F.soft_margin_loss, torch.ones(5), four)
+    message = (
+        "gaussian_nll_loss: var must have the shape of input, (4, 5), or that with one dimension of size 1, or without "
+        "the last dimension, (4, 1) or (4,), got (5,)."
+    )
+    complaint(LosskitValueError, message, F.gaussian_nll_loss, four, four, torch.ones(5))
+    message = "gaussian_nll_loss: the shapes do not broadcast: input (4, 5), target (3, 5), var (4, 5)."
+    complaint(LosskitRuntimeError, message, F.gaussian_nll_loss, four, three, four)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference", pytest.param("cpu", marks=needs_kernels)])
+def test_negative_variance(backend: str) -> None:
+    two = torch.ones(2)
+    message = (
+        "gaussian_nll_loss: 1 of 2 values of var are negative (min=-0.5): a network that puts out log-variances needs "
+        "var.exp()."
+    )
+    given = {"backend": backend}
+    complaint(LosskitValueError, message, F.gaussian_nll_loss, two, two, torch.tensor([1.0, -0.5]), **given)
+    message = "gaussian_nll_loss: var must not be negative, got -0.5."
+    complaint(LosskitValueError, message, F.gaussian_nll_loss, two, two, -0.5, **given)
+
+
+def test_dtypes_of_several_tensors() -> None:
+    two, integer, complex_two = torch.ones(2), torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.complex64)
+    for name in ("soft_margin_loss", "hinge_embedding_loss", "kl_div"):
+        message = f"{name}: input must be floating point, got int64: input.float()?"
+        complaint(UnsupportedDtypeError, message, getattr(F, name), integer, two)
+    message = "kl_div: target must be floating point, got int64: target.float()?"
+    complaint(UnsupportedDtypeError, message, F.kl_div, two, integer)
+    message = "gaussian_nll_loss: var must be floating point, got int64: var.float()?"
+    complaint(UnsupportedDtypeError, message, F.gaussian_nll_loss, two, two, integer)
+    message = "poisson_nll_loss: target must be floating point, got complex64: take the loss of .real and .imag"
+    complaint(UnsupportedDtypeError, message, F.poisson_nll_loss, two, complex_two)
+    message = "margin_ranking_loss: target must be a number, got bool: target.float()?"
+    complaint(LosskitRuntimeError, message, F.margin_ranking_loss, two, two, two > 0)
+    message = "poisson_nll_loss: target must be a number, got bool: target.float()?"
+    complaint(LosskitRuntimeError, message, F.poisson_nll_loss, two, two > 0, full=True)
 
 
 # Unusual input that is not wrong.

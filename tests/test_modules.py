@@ -211,7 +211,7 @@ def test_settings_changed_after_construction(case: Case) -> None:
             ours.reduction = theirs.reduction = reduction
             assert_same_loss(case, ours, theirs)
         ours.reduction = "mean/sum"
-        with pytest.raises(ValueError, match=r"reduction must be 'none', 'mean' or 'sum', got 'mean/sum'\."):
+        with pytest.raises(ValueError, match=r"reduction must be .*, got 'mean/sum'\."):
             loss_of(case, ours)
         ours.reduction, ours.backend = "mean", "triton"
         with pytest.raises(LosskitError, match="no Triton kernel"):

@@ -96,6 +96,10 @@ def test_extremes(name: str, backend: str) -> None:
         assert_as_exact(our, exact, their, what=f"gradient of {name}")
 
 
+# Torch's derivative is NaN, from inf / inf, where the loss is very large; here it is what it tends to.
+OVERFLOWS = ("soft_margin_loss",)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
 @pytest.mark.parametrize(("case", "variant"), [given for given in VARIANTS if given.values[0].any_input])
@@ -131,7 +135,7 @@ def test_infinities_and_nan_as_torch(case: Case, variant: str, dtype: torch.dtyp
             assert torch.equal(our[elsewhere], undisturbed[elsewhere])
             # At a NaN the sign of a difference is 0 for torch and NaN here, and both in a row that is ignored.
             if odd != -math.inf:
-                spoiled = our.isnan() != true.isnan()
+                spoiled = our.isnan() & ~true.isnan() if case.name in OVERFLOWS else our.isnan() != true.isnan()
                 assert not bool((spoiled & ~leaf.isnan() & ~ignored(case, call, shape)).any())
             assert bool((our[ignored(case, call, shape)] == 0).all())
 

@@ -83,6 +83,10 @@ def needing_what_it_needed(copy: Call, original: Call) -> Call:
     return copy
 
 
+# Where a gradient that is NaN for torch is a number here, and why.
+LIMITS = {("poisson_nll_loss", "target"): "torch multiplies the infinite slope of Stirling's term at 0 by 0"}
+
+
 def assert_parity(case: Case, call: Call, backend: str) -> None:
     # Of one byte, torch takes indices without dimensions d1, … alone.
     indices = call.target.long() if call.target.dtype == torch.uint8 else call.target
@@ -112,6 +116,8 @@ def assert_parity(case: Case, call: Call, backend: str) -> None:
     assert set(our) == set(theirs)
     for name, gradient in our.items():
         assert gradient.dtype == theirs[name].dtype
+        if (case.name, name) in LIMITS:
+            true[name] = torch.where(true[name].isnan(), gradient.double(), true[name])
         if name == "input" and not call.input.is_complex():
             # In float64 the yardstick is torch itself, which adds the terms of a row one after the other here.
             loops = case.twice is not None and gradient.dtype == torch.float64 and call.input.ndim > 0

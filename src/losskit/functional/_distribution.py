@@ -151,7 +151,8 @@ def kl_div(
 
     **Source**: Kullback and Leibler, On information and sufficiency (1951).
     """
-    if reduction == "mean" and size_average is None and reduce is None:
+    # A traced graph has no place for a warning.
+    if reduction == "mean" and size_average is None and reduce is None and not is_compiling():
         warnings.warn(
             "kl_div: reduction='mean' divides by the number of elements; the divergence of distributions, which is the "
             "mean over samples, is reduction='batchmean'.",

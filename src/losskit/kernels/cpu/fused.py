@@ -66,8 +66,11 @@ def _lean_gradients(
     state: Any, saved: tuple[Tensor, ...], upstream: float, needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     kernel, parameters, reduction, _, _ = state
-    losses = saved[0].shape[:-1].numel() if kernel in ROWS else saved[0].numel()
-    divisor = float(losses) if reduction == "mean" else 1.0
+    divisor = 1.0
+    if reduction == "mean":
+        divisor = float(saved[0].shape[:-1].numel() if kernel in ROWS else saved[0].numel())
+    elif reduction == "batchmean" and saved[0].ndim > 0:
+        divisor = float(saved[0].shape[0])
     return _gradients(kernel, parameters, saved, (None, None, None), None, divisor, upstream, needs)
 
 
