@@ -168,7 +168,8 @@ def judge(peer: Peer, errors: Mapping[str, float], of_eager: Mapping[str, float]
     for part, error in errors.items():
         unit = resolution(part, outputs)
         if peer.name == "eager":
-            allowed = math.sqrt(unit)
+            # Half the digits, and twice less: torch's ctc_loss has no more of them after 200 frames.
+            allowed = 4 * math.sqrt(unit)
         elif peer.name in OURS:
             allowed = FACTOR * of_eager[part] + ULPS * unit
         else:

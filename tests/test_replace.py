@@ -64,9 +64,10 @@ def program() -> Iterator[Any]:
 def test_every_loss_is_replaced() -> None:
     assert set(FUNCTIONS) == {
         "l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss", "cross_entropy", "nll_loss", "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
+        "binary_cross_entropy_with_logits", "ctc_loss", "linear_cross_entropy", "soft_margin_loss",
     }  # fmt: skip
-    assert len(CLASSES) == len(FUNCTIONS)
+    # A class for each function, and one that PyTorch has under an older name too.
+    assert len(CLASSES) == len(FUNCTIONS) + 1
     with losskit.replace_torch_losses():
         for name in FUNCTIONS:
             assert getattr(F, name) is getattr(functional, name)
@@ -124,45 +125,64 @@ def test_a_program_computes_the_same(program: Any) -> None:
         losskit.explain_dispatch(program.step, input, target)
 
 
-def arguments(name: str) -> tuple[Tensor, Tensor]:
+# Those whose target holds class indices.
+INDEXED = (
+    "CrossEntropyLoss", "LinearCrossEntropyLoss", "NLLLoss", "NLLLoss2d", "cross_entropy", "nll_loss",
+)  # fmt: skip
+
+
+def arguments(name: str) -> tuple[Any, ...]:
+    if name in ("CTCLoss", "ctc_loss"):
+        return torch.rand(6, 2, 4).log_softmax(2), torch.tensor([[1, 2], [3, 1]]), (6, 5), (2, 1)
+    if name == "linear_cross_entropy":
+        return torch.rand(6, 4), torch.rand(3, 4), torch.randint(3, (6,))
     torch.manual_seed(0)
     input = torch.rand(6, 4)
-    return input, torch.randint(4, (6,)) if name in ("CrossEntropyLoss", "NLLLoss") else torch.rand(6, 4)
+    return input, torch.randint(3, (6,)) if name in INDEXED else torch.rand(6, 4)
 
 
+def made(name: str, **options: Any) -> nn.Module:
+    """A criterion of the class that now has this name; one kind holds a layer that begins at random."""
+    torch.manual_seed(1)
+    sizes = {"LinearCrossEntropyLoss": (4, 3)}.get(name, ())
+    return getattr(nn, name)(*sizes, **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*NLLLoss2d:FutureWarning")
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_criterion_that_exists_already_computes_with_ours(name: str) -> None:
-    criterion = IMPORTED[name](reduction="sum")
-    input, target = arguments(name)
-    expected = criterion(input, target)
+    criterion = made(name, reduction="sum")
+    given = arguments(name)
+    expected = criterion(*given)
     with losskit.replace_torch_losses():
-        assert losskit.explain_dispatch(criterion, input, target).backend in ("cpu", "reference")
-        torch.testing.assert_close(criterion(input, target), expected)
+        assert losskit.explain_dispatch(criterion, *given).backend in ("cpu", "reference")
+        torch.testing.assert_close(criterion(*given), expected)
         assert type(criterion) is IMPORTED[name]
-    assert torch.equal(criterion(input, target), expected)
+    assert torch.equal(criterion(*given), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*NLLLoss2d:FutureWarning")
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_criterion_made_inside_outlives_the_replacement(name: str) -> None:
-    input, target = arguments(name)
-    expected = IMPORTED[name]()(input, target)
+    given = arguments(name)
+    expected = made(name)(*given)
     with losskit.replace_torch_losses():
-        criterion = getattr(nn, name)()
-        torch.testing.assert_close(criterion(input, target), expected)
-    torch.testing.assert_close(criterion(input, target), expected)
+        criterion = made(name)
+        torch.testing.assert_close(criterion(*given), expected)
+    torch.testing.assert_close(criterion(*given), expected)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_definitions_work_inside(name: str) -> None:
     """binary_cross_entropy's is torch's own operator, which must not be ours."""
     torch.manual_seed(0)
-    input = torch.rand(6, 4, requires_grad=True)
-    target = torch.randint(4, (6,)) if name in ("cross_entropy", "nll_loss") else torch.rand(6, 4)
+    input, *rest = arguments(name)
+    input.requires_grad_(True)
     ours = getattr(functional, name)
-    expected = ours(input, target, backend="reference")
+    expected = ours(input, *rest, backend="reference")
     with losskit.replace_torch_losses():
-        assert torch.equal(ours(input, target, backend="reference"), expected)
-        (first,) = torch.autograd.grad(getattr(F, name)(input, target), input, create_graph=True)
+        assert torch.equal(ours(input, *rest, backend="reference"), expected)
+        (first,) = torch.autograd.grad(getattr(F, name)(input, *rest), input, create_graph=True)
         if first.requires_grad:
             first.square().sum().backward()
 
@@ -173,7 +193,7 @@ def test_nested() -> None:
             assert F.mse_loss is functional.mse_loss
             assert repr(inner) == "<replace_torch_losses: 0 names of torch's losses replaced>"
         assert F.mse_loss is functional.mse_loss
-        assert "0 names" not in repr(outer)
+        assert ": 0 names" not in repr(outer)
     assert F.mse_loss is IMPORTED["mse_loss"]
 
 

@@ -113,7 +113,7 @@ def _class_call(
 
 
 def _class_loss(*given: Any) -> tuple[Tensor, Tensor]:
-    input, target, *_, out_dtype, needs_grad = given
+    input, target, *_, needs_grad = given
     call = _class_call(*given[:-1])
     if not cpu.class_layout(input):
         input = input.contiguous()
