@@ -18,9 +18,11 @@ namespace {
 
 // A. `x`, `y` and `z` are the elements of the tensors in their order, `p` and `q` the first parameters; `dx`, `dy` and `dz`
 // get the derivatives by those of the first `slopes` tensors. Scalars and not arrays: those do not vectorise. `bounded`
-// losses tell by `inside` whether z lies in their domain; 0 does.
+// losses tell by `inside` whether z lies in their domain; 0 does. Losses with `corners` are constant in places: what flows
+// back there is 0, also times an infinite grad_output.
 struct SoftMargin {
     static constexpr int tensors = 2, slopes = 1;
+    static constexpr bool corners = false;
     static constexpr bool bounded = false;
 
     // log(1 + exp(-y x))
@@ -36,6 +38,7 @@ struct SoftMargin {
 
 struct HingeEmbedding {
     static constexpr int tensors = 2, slopes = 1;
+    static constexpr bool corners = true;
     static constexpr bool bounded = false;
 
     // x where y = 1, max(0, margin - x) where y = -1; for any other y both.
@@ -52,6 +55,7 @@ struct HingeEmbedding {
 
 struct MarginRanking {
     static constexpr int tensors = 3, slopes = 2;
+    static constexpr bool corners = true;
     static constexpr bool bounded = false;
 
     // max(0, margin - z (x - y))
@@ -66,6 +70,7 @@ struct MarginRanking {
 template <bool kLogTarget>
 struct KlDiv {
     static constexpr int tensors = 2, slopes = 2;
+    static constexpr bool corners = false;
     static constexpr bool bounded = false;
 
     // t (log t - x) for t = y or exp(y). Where t is 0, so is the loss, also of x = -inf.
@@ -90,6 +95,7 @@ struct KlDiv {
 template <bool kLogInput, bool kFull>
 struct PoissonNll {
     static constexpr int tensors = 2, slopes = 1;
+    static constexpr bool corners = false;
     static constexpr bool bounded = false;
 
     // exp(x) - y x, or x - y log(x + eps); with Stirling's approximation of log(y!) where y > 1.
@@ -114,6 +120,7 @@ struct PoissonNll {
 
 struct GaussianNll {
     static constexpr int tensors = 3, slopes = 3;
+    static constexpr bool corners = false;
     static constexpr bool bounded = true;
 
     // (log v + (x - y)^2 / v) / 2 + constant with v = max(z, eps); the clamp has no part in the derivative.
@@ -168,8 +175,8 @@ __attribute__((noinline)) double lean_elements(const LeanTensors& lean, const fl
         if constexpr (kOut == Out::each) loss[i] = value;
         float factor = scale;
         if constexpr (kOut == Out::of_each) factor *= upstream[i];
-        if constexpr (kWants & 1) g0[i] = dx * factor;
-        if constexpr (kWants & 2) g1[i] = dy * factor;
+        if constexpr (kWants & 1) g0[i] = kOut == Out::of_each && Loss::corners && dx == 0.0f ? 0.0f : dx * factor;
+        if constexpr (kWants & 2) g1[i] = kOut == Out::of_each && Loss::corners && dy == 0.0f ? 0.0f : dy * factor;
         if constexpr (kWants & 4) g2[i] = dz * factor;
         if constexpr (Loss::bounded) outside |= !Loss::inside(z);
     }
@@ -269,7 +276,10 @@ inline double fused_block(const FusedArgs& a, int64_t begin, int64_t n, int& bad
     for (int t = 0; t < Loss::slopes; ++t) {
         if (!a.grads[t]) continue;
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) b.slope[t][i] *= b.factor[i];
+        for (int64_t i = 0; i < n; ++i) {
+            float product = b.slope[t][i] * b.factor[i];
+            b.slope[t][i] = Loss::corners && b.slope[t][i] == 0.0f ? 0.0f : product;
+        }
         if (mask) {
             // Last, because the factors may be infinite: the scale is where nothing counts.
             for (int64_t i = 0; i < n; ++i) b.slope[t][i] = mask[i] ? b.slope[t][i] : 0.0f;
