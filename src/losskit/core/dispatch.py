@@ -12,6 +12,8 @@ from torch.nn import Parameter
 from losskit.errors import BackendError, LosskitValueError
 
 BACKENDS = ("auto", "reference", "cpu", "triton")
+# Since PyTorch 2.7. Before that a graph for export looks like any other.
+_TELLS_EXPORT = hasattr(torch.compiler, "is_exporting")
 # kMaxDims of csrc/tensors.h.
 MAX_DIMS = 12
 
@@ -48,6 +50,8 @@ def obstacle(*tensors: Tensor | None) -> str | None:
 
 def trace_obstacle(*tensors: Tensor | None) -> str | None:
     """Why torch.compile cannot take a kernel on these tensors into its graph, as an operator, or None."""
+    if not _TELLS_EXPORT:
+        return "torch.compile is tracing"
     if torch.compiler.is_exporting():
         # An exported graph is to run where losskit is not installed.
         return "torch.export is tracing"
