@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losskit.errors import LosskitRuntimeError
-from losskit.kernels.cpu.autograd import OfSeveral
+from losskit.kernels.cpu.autograd import OfSeveral, Total
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # The codes of `Fused` in csrc/kernels.h.
@@ -56,10 +56,19 @@ def join_lean_fused(
     `function` is the public function, which takes the tensors in their order, and `options` what it needs beside them
     and the reduction, for derivatives of the gradient.
     """
-    call = (_lean_gradients, _lean_definition, (kernel, parameters, reduction, function, options))
+    state = (kernel, parameters, reduction, function, options)
     loss = result.pop(0)
+    if len(tensors) == 2 and result[1] is None:
+        # The node of one gradient costs less next to the smallest loss.
+        packed = (loss, result[0], tensors[1], (), (_lean_gradient, _lean_definition, state))
+        return Total.apply(tensors[0], packed)  # type: ignore[no-untyped-call, no-any-return]  # as below
+    call = (_lean_gradients, _lean_definition, state)
     # Function.apply has no annotations.
     return OfSeveral.apply((loss, result, (), call), *tensors)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor | None:
+    return _lean_gradients(state, saved, upstream, (True, False))[0]
 
 
 def _lean_gradients(
