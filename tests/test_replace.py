@@ -64,7 +64,8 @@ def program() -> Iterator[Any]:
 def test_every_loss_is_replaced() -> None:
     assert set(FUNCTIONS) == {
         "l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss", "cross_entropy", "nll_loss", "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
+        "binary_cross_entropy_with_logits", "soft_margin_loss", "hinge_embedding_loss", "margin_ranking_loss", "kl_div",
+        "poisson_nll_loss", "gaussian_nll_loss",
     }  # fmt: skip
     assert len(CLASSES) == len(FUNCTIONS)
     with losskit.replace_torch_losses():
@@ -124,45 +125,48 @@ def test_a_program_computes_the_same(program: Any) -> None:
         losskit.explain_dispatch(program.step, input, target)
 
 
-def arguments(name: str) -> tuple[Tensor, Tensor]:
+def arguments(name: str) -> tuple[Tensor, ...]:
+    """Of a function or a class."""
     torch.manual_seed(0)
     input = torch.rand(6, 4)
-    return input, torch.randint(4, (6,)) if name in ("CrossEntropyLoss", "NLLLoss") else torch.rand(6, 4)
+    if name in ("CrossEntropyLoss", "NLLLoss", "cross_entropy", "nll_loss"):
+        return input, torch.randint(4, (6,))
+    three = name in ("MarginRankingLoss", "GaussianNLLLoss", "margin_ranking_loss", "gaussian_nll_loss")
+    return (input, torch.rand(6, 4), torch.rand(6, 4)) if three else (input, torch.rand(6, 4))
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_criterion_that_exists_already_computes_with_ours(name: str) -> None:
     criterion = IMPORTED[name](reduction="sum")
-    input, target = arguments(name)
-    expected = criterion(input, target)
+    given = arguments(name)
+    expected = criterion(*given)
     with losskit.replace_torch_losses():
-        assert losskit.explain_dispatch(criterion, input, target).backend in ("cpu", "reference")
-        torch.testing.assert_close(criterion(input, target), expected)
+        assert losskit.explain_dispatch(criterion, *given).backend in ("cpu", "reference")
+        torch.testing.assert_close(criterion(*given), expected)
         assert type(criterion) is IMPORTED[name]
-    assert torch.equal(criterion(input, target), expected)
+    assert torch.equal(criterion(*given), expected)
 
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_criterion_made_inside_outlives_the_replacement(name: str) -> None:
-    input, target = arguments(name)
-    expected = IMPORTED[name]()(input, target)
+    given = arguments(name)
+    expected = IMPORTED[name]()(*given)
     with losskit.replace_torch_losses():
         criterion = getattr(nn, name)()
-        torch.testing.assert_close(criterion(input, target), expected)
-    torch.testing.assert_close(criterion(input, target), expected)
+        torch.testing.assert_close(criterion(*given), expected)
+    torch.testing.assert_close(criterion(*given), expected)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_the_definitions_work_inside(name: str) -> None:
     """binary_cross_entropy's is torch's own operator, which must not be ours."""
-    torch.manual_seed(0)
-    input = torch.rand(6, 4, requires_grad=True)
-    target = torch.randint(4, (6,)) if name in ("cross_entropy", "nll_loss") else torch.rand(6, 4)
+    input, *rest = arguments(name)
+    input.requires_grad_(True)
     ours = getattr(functional, name)
-    expected = ours(input, target, backend="reference")
+    expected = ours(input, *rest, backend="reference")
     with losskit.replace_torch_losses():
-        assert torch.equal(ours(input, target, backend="reference"), expected)
-        (first,) = torch.autograd.grad(getattr(F, name)(input, target), input, create_graph=True)
+        assert torch.equal(ours(input, *rest, backend="reference"), expected)
+        (first,) = torch.autograd.grad(getattr(F, name)(input, *rest), input, create_graph=True)
         if first.requires_grad:
             first.square().sum().backward()
 
