@@ -162,6 +162,14 @@ class Case:
         size = float(call.input.detach().abs().min()) if self.name == "cosine_embedding_loss" else 1.0
         return float(grad_output.abs().max()) / size
 
+    def terms(self, call: Call) -> float:
+        """The size of what a loss is the difference of, where its digits are those of larger numbers."""
+        if self.name != "triplet_margin_loss" or not call.input.numel():
+            return 0.0
+        anchor, positive, negative = (tensor.detach().double() for tensor in call.tensors)
+        norm = call.kwargs.get("p", 2.0)
+        return max(float((anchor - other).norm(norm, -1).max()) for other in (positive, negative))
+
     def differentiable(self, call: Call) -> tuple[int, ...]:
         return tuple(place for place in self.gradients if call.tensors[place].is_floating_point())
 

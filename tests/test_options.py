@@ -56,6 +56,7 @@ def exact(case: Case, call: Call, reduction: str, options: dict[str, Any]) -> tu
     upstream = torch.randn(result.shape, generator=generator, dtype=torch.float64).to(call.input.dtype)
     (gradient,) = torch.autograd.grad(result, wide.input, upstream.double())
     peak = float(losses[0].detach().abs().max()) if losses[0].numel() else 0.0
+    peak = max(peak, case.terms(call))
     if call.input.dtype == torch.float64 or not case.nonnegative:
         # The textbook form takes the logarithm of an exponential: it is no better than the digits of the input. Neither
         # is a difference of terms.

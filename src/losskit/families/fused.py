@@ -122,7 +122,7 @@ def kernel_obstacle(call: FusedCall, tensors: tuple[Tensor, ...]) -> str | None:
     if reason is not None:
         return reason
     # A loss per row may take class indices.
-    numbers = [tensor for tensor in tensors if not call.rows or tensor.is_floating_point()]
+    numbers = [tensor for tensor in tensors if not call.rows or inputs.is_inexact(tensor)]
     if numbers[0].dtype not in cpu.DTYPES or any(tensor.dtype != numbers[0].dtype for tensor in numbers):
         return (
             "the kernel takes float32, bfloat16 or float16, the same for each tensor, not "

@@ -194,15 +194,7 @@ def _of_several(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
 
 
 def _several_by_definition(ctx: Any, grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
-    """As `_by_definition`, for any number of tensors."""
-    create_graph = is_grad_enabled()
-    tensors = ctx.saved_tensors[: ctx.count]
-    needed = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
-    _, definition, state = ctx.call
-    with torch.enable_grad():
-        loss = definition(state, *tensors)
-    grads = iter(torch.autograd.grad(loss, needed, grad_output, create_graph=create_graph))
-    return [next(grads) if need else None for need in needs]
+    return _differentiated(ctx.call, ctx.saved_tensors[: ctx.count], needs, grad_output)
 
 
 def _both(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -212,15 +204,24 @@ def _both(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _by_definition(ctx: Any, grad_output: Tensor) -> list[Any]:
+    input, target, *_ = ctx.saved_tensors
+    # The last input of the node is the packed tuple; some have no target before it.
+    needs = ctx.needs_input_grad[:-1]
+    return _differentiated(ctx.call, (input, target), (needs[0], len(needs) > 1 and needs[1]), grad_output)
+
+
+def _differentiated(
+    call: Any, tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad_output: Tensor
+) -> list[Tensor | None]:
     """The gradients by the definition: differentiable, for create_graph=True, and for any kind of grad_output."""
     create_graph = is_grad_enabled()
-    input, target, *_ = ctx.saved_tensors
-    # The last input of the node is the packed tuple.
-    needs = ctx.needs_input_grad[:-1]
-    needed = [tensor for tensor, need in zip((input, target), needs, strict=False) if need]
-    _, definition, state = ctx.call
+    _, definition, state = call
     with torch.enable_grad():
-        loss = definition(state, input, target)
+        # Views, at which differentiation ends: one tensor may have been computed from another, or be the other, and what
+        # flows between them is the graph's business.
+        own = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(tensors, needs, strict=True)]
+        loss = definition(state, *own)
+    needed = [tensor for tensor, need in zip(own, needs, strict=True) if need]
     grads = iter(torch.autograd.grad(loss, needed, grad_output, create_graph=create_graph))
     return [next(grads) if need else None for need in needs]
 
