@@ -91,12 +91,19 @@ bool run(const Tensor& x, const Tensor& targets, const int64_t* input_lengths, c
     args.classes = x.shape[2];
     args.frame_stride = x.strides[0];
     args.sample_stride = x.strides[1];
-    args.targets = static_cast<const int64_t*>(targets.data);
-    args.input_lengths = input_lengths;
-    args.target_lengths = target_lengths;
+    // Copies of all that leads to an address: another thread may write to the tensors after they have been checked.
+    const auto* given = static_cast<const int64_t*>(targets.data);
+    const std::vector<int64_t> labels(given, given + targets.numel);
+    const std::vector<int64_t> frames(input_lengths, input_lengths + args.batch);
+    const std::vector<int64_t> label_counts(target_lengths, target_lengths + args.batch);
+    const auto* mask = static_cast<const uint8_t*>(optional_data(o.mask, "mask", DType::boolean, args.batch));
+    const std::vector<uint8_t> kept_mask(mask, mask ? mask + args.batch : mask);
+    args.targets = labels.data();
+    args.input_lengths = frames.data();
+    args.target_lengths = label_counts.data();
     args.blank = o.blank;
     args.zero_infinity = o.zero_infinity;
-    args.mask = static_cast<const uint8_t*>(optional_data(o.mask, "mask", DType::boolean, args.batch));
+    args.mask = mask ? kept_mask.data() : nullptr;
     const float* weights = static_cast<const float*>(optional_data(o.weight, "weight", DType::float32, args.batch));
     const float* above = static_cast<const float*>(optional_data(o.grad_output, "grad_output", DType::float32, args.batch));
     std::vector<int64_t> starts;
@@ -107,8 +114,8 @@ bool run(const Tensor& x, const Tensor& targets, const int64_t* input_lengths, c
     std::vector<double> losses(batch), factors(batch);
     std::vector<float> scales(batch);
     for (size_t n = 0; n < batch; ++n) {
-        const double labels = o.per_label && target_lengths[n] > 0 ? static_cast<double>(target_lengths[n]) : 1.0;
-        factors[n] = (weights && counts(n) ? weights[n] : 1.0) / labels;
+        const double divisor = o.per_label && label_counts[n] > 0 ? static_cast<double>(label_counts[n]) : 1.0;
+        factors[n] = (weights && counts(n) ? weights[n] : 1.0) / divisor;
         scales[n] = static_cast<float>(factors[n] / o.divisor * (above ? above[n] : o.upstream));
     }
     args.losses = losses.data();

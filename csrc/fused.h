@@ -18,8 +18,8 @@ namespace {
 
 // A. `x`, `y` and `z` are the elements of the tensors in their order, `p` and `q` the first parameters; `dx`, `dy` and `dz`
 // get the derivatives by those of the first `slopes` tensors. Scalars and not arrays: those do not vectorise. `bounded`
-// losses tell by `inside` whether z lies in their domain; 0 does. Losses with `corners` are constant in places: what flows
-// back there is 0, also times an infinite grad_output.
+// losses tell by `inside` whether z lies in their domain; 0 does. Losses with `corners` are constant in places, where dx
+// is 0 and the others too: what flows back there is 0, also times an infinite grad_output.
 struct SoftMargin {
     static constexpr int tensors = 2, slopes = 1;
     static constexpr bool corners = false;
@@ -62,7 +62,8 @@ struct MarginRanking {
     LOSSKIT_INLINE static void eval(float x, float y, float z, float margin, float, float& value, float& dx, float& dy, float&) {
         float t = margin - z * (x - y);
         value = t < 0.0f ? 0.0f : t;
-        dy = t >= 0.0f ? z : 0.0f;
+        // By its bits, as below.
+        dy = float_of(bits_of(z) & (0u - uint32_t(t >= 0.0f)));
         dx = -dy;
     }
 };
@@ -175,8 +176,10 @@ __attribute__((noinline)) double lean_elements(const LeanTensors& lean, const fl
         if constexpr (kOut == Out::each) loss[i] = value;
         float factor = scale;
         if constexpr (kOut == Out::of_each) factor *= upstream[i];
-        if constexpr (kWants & 1) g0[i] = kOut == Out::of_each && Loss::corners && dx == 0.0f ? 0.0f : dx * factor;
-        if constexpr (kWants & 2) g1[i] = kOut == Out::of_each && Loss::corners && dy == 0.0f ? 0.0f : dy * factor;
+        // By its bits: a select is a branch where there are no masks.
+        if constexpr (kOut == Out::of_each && Loss::corners) factor = float_of(bits_of(factor) & (0u - uint32_t(dx != 0.0f)));
+        if constexpr (kWants & 1) g0[i] = dx * factor;
+        if constexpr (kWants & 2) g1[i] = dy * factor;
         if constexpr (kWants & 4) g2[i] = dz * factor;
         if constexpr (Loss::bounded) outside |= !Loss::inside(z);
     }

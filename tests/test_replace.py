@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from cases import CASES
 from fresh_process import output_of
 from torch import Tensor, nn
 
 import losskit
 from losskit import functional, modules
+from losskit.catalog import LOSSES
 from losskit.replace import CLASSES, FUNCTIONS
 
 # As a program has them: by name, before anything is replaced.
@@ -62,10 +64,7 @@ def program() -> Iterator[Any]:
 
 
 def test_every_loss_is_replaced() -> None:
-    assert set(FUNCTIONS) == {
-        "l1_loss", "mse_loss", "smooth_l1_loss", "huber_loss", "cross_entropy", "nll_loss", "binary_cross_entropy",
-        "binary_cross_entropy_with_logits", "ctc_loss", "linear_cross_entropy", "soft_margin_loss",
-    }  # fmt: skip
+    assert set(FUNCTIONS) == {info.name for info in LOSSES}
     # A class for each function, and one that PyTorch has under an older name too.
     assert len(CLASSES) == len(FUNCTIONS) + 1
     with losskit.replace_torch_losses():
@@ -125,20 +124,19 @@ def test_a_program_computes_the_same(program: Any) -> None:
         losskit.explain_dispatch(program.step, input, target)
 
 
-# Those whose target holds class indices.
-INDEXED = (
-    "CrossEntropyLoss", "LinearCrossEntropyLoss", "NLLLoss", "NLLLoss2d", "cross_entropy", "nll_loss",
-)  # fmt: skip
-
-
 def arguments(name: str) -> tuple[Any, ...]:
+    """The tensors of a call of this function or criterion without options."""
+    torch.manual_seed(0)
     if name in ("CTCLoss", "ctc_loss"):
         return torch.rand(6, 2, 4).log_softmax(2), torch.tensor([[1, 2], [3, 1]]), (6, 5), (2, 1)
     if name == "linear_cross_entropy":
         return torch.rand(6, 4), torch.rand(3, 4), torch.randint(3, (6,))
-    torch.manual_seed(0)
-    input = torch.rand(6, 4)
-    return input, torch.randint(3, (6,)) if name in INDEXED else torch.rand(6, 4)
+    if name in ("TripletMarginWithDistanceLoss", "triplet_margin_with_distance_loss"):
+        return torch.rand(6, 4), torch.rand(6, 4), torch.rand(6, 4)
+    if name in ("LinearCrossEntropyLoss", "NLLLoss2d"):
+        return torch.rand(6, 4), torch.randint(3, (6,))
+    case = next(case for case in CASES if name in (case.name, case.torch_module.__name__))
+    return case.make("plain", (6, 4), torch.float32).tensors
 
 
 def made(name: str, **options: Any) -> nn.Module:

@@ -265,7 +265,15 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
 # the catalogue, the docs, the cases -----------------------------------------------------------------------------------
 
 
-TASKS = ("regression", "classification", "multi-label classification", "ranking", "distributions", "embedding")
+TASKS = (
+    "regression",
+    "classification",
+    "multi-label classification",
+    "sequence classification",
+    "ranking",
+    "distributions",
+    "embedding",
+)
 
 
 def test_the_catalogue_covers_every_loss() -> None:
