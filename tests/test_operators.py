@@ -480,17 +480,32 @@ def test_vmap_inside_takes_the_definition() -> None:
         (F.binary_cross_entropy, (1 << 16,), {}, True),
         (F.mse_loss, (1 << 16,), {}, False),
         (F.mse_loss, (1 << 16,), {"backend": "cpu"}, True),
+        (F.soft_margin_loss, (1 << 16,), {}, True),
+        (F.soft_margin_loss, ((1 << 16) - 1,), {}, False),
+        (F.soft_margin_loss, (1 << 16,), {"backend": "reference"}, False),
+        (F.gaussian_nll_loss, (1 << 16,), {}, True),
+        (F.triplet_margin_loss, (512, 128), {}, True),
+        (F.triplet_margin_loss, (511, 128), {}, False),
+        (F.multilabel_margin_loss, (16, 64), {}, True),
+        (F.multilabel_margin_loss, (15, 64), {}, False),
+        (F.ctc_loss, (4, 2, 3), {}, True),
+        (F.ctc_loss, (4, 2, 3), {"backend": "reference"}, False),
     ],
 )
 def test_who_gets_an_operator(
     function: Callable[..., Tensor], shape: tuple[int, ...], options: dict[str, Any], operator: bool
 ) -> None:
-    x = torch.rand(shape)
-    y = torch.randint(shape[1], shape[:1]) if function.__name__ in CLASSES else torch.rand(shape)
+    if function is F.ctc_loss:
+        call = CTC.make("plain", shape, torch.float32)
+    elif (name := function.__name__) in FUSED:
+        call = BY_NAME[name].make("plain", shape, torch.float32)
+    else:
+        x = torch.rand(shape)
+        call = Call(x, torch.randint(shape[1], shape[:1]) if name in CLASSES else torch.rand(shape))
     graphs = Graphs()
-    ours = torch.compile(lambda x, y: function(x, y, **options), fullgraph=True, backend=graphs)(x, y)
+    ours = torch.compile(lambda x, y, **more: function(x, y, **more), fullgraph=True, backend=graphs)
+    assert_as_exact(call.run(ours, **options), call.run(function).double(), steps=8)
     assert bool(graphs.operators()) == operator
-    assert_as_exact(ours, function(x, y).double(), steps=8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
