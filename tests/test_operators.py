@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from assertions import assert_as_exact
-from cases import CASES, REDUCTIONS, Case
+from cases import APART_CASES, BY_NAME, CASES, KERNEL_DTYPES, REDUCTIONS, VARIANTS, Call, Case
 from fresh_process import output_of
 from torch import Tensor
 from torch.library import opcheck
@@ -18,12 +18,32 @@ from torch.testing import assert_close
 
 import losskit
 from losskit import functional as F
-from losskit.families import operators
+from losskit.families.operators import kept
 from losskit.kernels import cpu
 
 pytestmark = pytest.mark.skipif(not cpu.available(), reason="the kernels are not built here")
 
 CLASSES = ("cross_entropy", "nll_loss")
+# The code and the parameters of each kernel of several tensors.
+FUSED: dict[str, tuple[int, list[float]]] = {
+    "soft_margin_loss": (cpu.SOFT_MARGIN, []),
+    "hinge_embedding_loss": (cpu.HINGE_EMBEDDING, [1.0]),
+    "margin_ranking_loss": (cpu.MARGIN_RANKING, [0.5]),
+    "kl_div": (cpu.KL_DIV, [0.0]),
+    "poisson_nll_loss": (cpu.POISSON_NLL, [1e-8, 1.0, 0.0]),
+    "gaussian_nll_loss": (cpu.GAUSSIAN_NLL, [1e-6, 0.0]),
+    "multi_margin_loss": (cpu.MULTI_MARGIN, [1.0, 1.0]),
+    "multilabel_margin_loss": (cpu.MULTILABEL_MARGIN, []),
+    "multilabel_soft_margin_loss": (cpu.MULTILABEL_SOFT_MARGIN, []),
+    "cosine_embedding_loss": (cpu.COSINE_EMBEDDING, [0.25]),
+    "triplet_margin_loss": (cpu.TRIPLET_MARGIN, [1.0, 2.0, 1e-6, 0.0]),
+}
+CTC = next(case for case in APART_CASES if case.name == "ctc_loss")
+
+
+def operator_of(case: Case) -> str:
+    name = "class_loss" if case.name in CLASSES else "fused" if case.name in FUSED else "pointwise"
+    return f"losskit.{'ctc_loss' if case is CTC else name}.default"
 
 
 @pytest.fixture(autouse=True)
@@ -69,12 +89,12 @@ def compiled(function: Callable[..., Tensor], inductor: bool = False, **options:
 
 
 def assert_same_call(ours: Tensor, expected: Tensor, *leaves: Tensor) -> None:
-    """The same kernel has run: the same bits."""
+    """The same kernel has run: the same bits. Of a sample that is impossible they are those of a NaN."""
     assert_close(ours, expected, rtol=0, atol=0)
     grad_output = torch.randn_like(ours) if ours.ndim else ours.new_tensor(-0.375)
     found = torch.autograd.grad(ours, leaves, grad_output)
     wanted = torch.autograd.grad(expected, leaves, grad_output)
-    assert_close(found, wanted, rtol=0, atol=0)
+    assert_close(found, wanted, rtol=0, atol=0, equal_nan=True)
 
 
 # opcheck
@@ -118,6 +138,55 @@ def test_pointwise_operators_pass_opcheck(kernel: int, reduction: str) -> None:
     opcheck(torch.ops.losskit.pointwise_backward.default, (torch.rand_like(loss), owner, *arguments))
 
 
+def fused_arguments(name: str, reduction: str, *tensors: Tensor) -> tuple[Any, ...]:
+    kernel, parameters = FUSED[name]
+    shape = tensors[0].shape[:-1] if kernel in cpu.ROWS else tensors[0].shape
+    class_weight = torch.rand(5) if kernel in (cpu.MULTI_MARGIN, cpu.MULTILABEL_SOFT_MARGIN) else None
+    factors = (class_weight, torch.rand(shape), torch.rand(shape) > 0.3, None)
+    places = (*tensors, *[None] * (3 - len(tensors)))
+    return *places, *factors, None, name, kernel, parameters, tensors[0].shape[0], reduction, "nan"
+
+
+def test_every_kernel_of_several_tensors_is_checked() -> None:
+    assert sorted(kernel for kernel, _ in FUSED.values()) == sorted(cpu.GRADIENTS)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_operators_pass_opcheck(name: str, reduction: str) -> None:
+    call = BY_NAME[name].make("plain", (6, 5), torch.float32)
+    places = cpu.GRADIENTS[FUSED[name][0]]
+    needs = [place in places for place in range(len(call.tensors))]
+    arguments = fused_arguments(name, reduction, *call.leaves(*places).tensors)
+    opcheck(torch.ops.losskit.fused.default, (*arguments, torch.float32, needs))
+    arguments = fused_arguments(name, reduction, *call.tensors)
+    # All that there can be, and the last alone.
+    for wanted in (needs, [False] * places[-1] + [True]):
+        loss, owner = torch.ops.losskit.fused.default(*arguments, torch.float32, wanted)
+        opcheck(torch.ops.losskit.fused_backward.default, (torch.rand_like(loss), owner, *arguments, wanted))
+
+
+def ctc_arguments(call: Call, reduction: str) -> tuple[Any, ...]:
+    batch = call.input.shape[1]
+    lengths = (call.kwargs["input_lengths"], call.kwargs["target_lengths"])
+    factors = (torch.rand(batch), torch.arange(batch) != 1, None, None)
+    return call.input, call.target, *lengths, *factors, "ctc_loss", 0, True, reduction, "nan"
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("samples_first", [False, True])
+@pytest.mark.parametrize("variant", ["plain", "concatenated", "impossible"])
+def test_ctc_operators_pass_opcheck(variant: str, samples_first: bool, reduction: str) -> None:
+    call = CTC.make(variant, (5, 3, 3), torch.float32)
+    if samples_first:
+        call = call.with_tensors(call.input.transpose(0, 1).contiguous().transpose(0, 1), call.target)
+    assert call.input.is_contiguous() != samples_first
+    opcheck(torch.ops.losskit.ctc_loss.default, (*ctc_arguments(call.leaves(), reduction), torch.float32, True))
+    arguments = ctc_arguments(call, reduction)
+    loss, owner = torch.ops.losskit.ctc_loss.default(*arguments, torch.float32, True)
+    opcheck(torch.ops.losskit.ctc_loss_backward.default, (torch.rand_like(loss), owner, *arguments))
+
+
 # values and gradients
 
 
@@ -149,20 +218,69 @@ def test_options(options: dict[str, Any]) -> None:
         torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+@pytest.mark.parametrize("case", [*CASES, CTC], ids=repr)
 def test_every_loss(case: Case, dtype: torch.dtype) -> None:
-    call = case.make("plain", (6, 5), dtype).leaves()
-    leaves = [tensor for tensor in (call.input, call.target) if tensor.requires_grad]
+    call = case.make("plain", case.shapes[0] if case is CTC else (6, 5), dtype).leaves(*case.kernel_gradients)
+    for reduction in (*REDUCTIONS, *(["batchmean"] if case.name == "kl_div" else [])):
+        assert_operator(case, call, reduction=reduction)
+
+
+@pytest.mark.parametrize(
+    ("case", "variant"),
+    [*VARIANTS, *(pytest.param(CTC, variant, id=f"ctc_loss-{variant.replace(' ', '_')}") for variant in CTC.variants)],
+)
+def test_every_variant_with_weights_and_a_mask(case: Case, variant: str) -> None:
+    call = case.make(variant, case.shapes[0] if case is CTC else (6, 5), torch.float32).leaves(*case.kernel_gradients)
+    shape = call.input.shape[1:2] if case is CTC else case.loss_shape(call)
+    mask = torch.arange(shape.numel()).reshape(shape) % 3 != 1
+    assert_operator(case, call, sample_weight=torch.linspace(0.5, 2, shape.numel()).reshape(shape), mask=mask)
+
+
+def assert_operator(case: Case, call: Call, **options: Any) -> None:
+    """The call is one operator in the graph, with the bits of the eager call."""
+    graphs = Graphs()
+    ours = torch.compile(
+        lambda x, y, **more: case.function(x, y, backend="cpu", **more), fullgraph=True, backend=graphs
+    )
+    assert_same_call(call.run(ours, **options), call.run(case.function, **options), *call.wanted())
+    assert graphs.operators() == [operator_of(case)]
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("case", [BY_NAME[name] for name in ("gaussian_nll_loss", "cosine_embedding_loss")], ids=repr)
+def test_gradients_by_some_tensors(case: Case) -> None:
+    for place in case.kernel_gradients:
+        for reduction in REDUCTIONS:
+            assert_operator(case, case.make("plain", (6, 5), torch.float32).leaves(place), reduction=reduction)
+
+
+def test_one_sequence() -> None:
+    call = CTC.make("plain", (4, 3), torch.float32).leaves()
     for reduction in REDUCTIONS:
-        graphs = Graphs()
-        ours = torch.compile(
-            lambda x, y, **more: case.function(x, y, backend="cpu", **more), fullgraph=True, backend=graphs
-        )
-        assert_same_call(call.run(ours, reduction=reduction), call.run(case.function, reduction=reduction), *leaves)
-        name = "class_loss" if case.function.__name__ in CLASSES else "pointwise"
-        assert graphs.operators() == [f"losskit.{name}.default"]
-        torch._dynamo.reset()
+        assert_operator(CTC, call, reduction=reduction, mask=torch.tensor(True), sample_weight=torch.tensor(0.5))
+
+
+@pytest.mark.parametrize("layout", ["samples first", "classes first"])
+def test_layouts_of_sequences(layout: str) -> None:
+    call = CTC.make("plain", (5, 3, 3), torch.float32)
+    order = (1, 0, 2) if layout == "samples first" else (2, 1, 0)
+    call = call.with_tensors(call.input.permute(order).contiguous().permute(order), call.target).leaves()
+    for reduction in REDUCTIONS:
+        assert_operator(CTC, call, reduction=reduction)
+
+
+@pytest.mark.parametrize("case", [CTC, BY_NAME["triplet_margin_loss"], BY_NAME["multi_margin_loss"]], ids=repr)
+def test_through_inductor(case: Case) -> None:
+    call = case.make("plain", case.shapes[0], torch.float32)
+    call = call.leaves(*case.kernel_gradients)
+
+    def loss(function: Callable[..., Tensor], **more: Any) -> Tensor:
+        # Something before and after the loss, for Inductor to put into the graph.
+        return 2 * call.with_tensors(call.input * 1.5, *call.tensors[1:]).run(function, **more)
+
+    ours = torch.compile(lambda: loss(case.function, backend="cpu"), fullgraph=True)()
+    assert_same_call(ours, loss(case.function), *call.wanted())
 
 
 def test_target_of_a_difference_gets_its_gradient() -> None:
@@ -206,25 +324,41 @@ def test_the_gradient_is_handed_over_once_and_computed_anew_after_that() -> None
     arguments = class_arguments(x, t, None, "mean")
     loss, owner = torch.ops.losskit.class_loss.default(*arguments, torch.float32, True)
     (first,) = torch.autograd.grad(loss, x, retain_graph=True)
-    kept = first.clone()
-    assert operators._take(owner) is None
+    copy = first.clone()
+    assert kept.take(owner) is None
     first.fill_(9)
     (second,) = torch.autograd.grad(loss, x, loss.new_tensor(2.0), retain_graph=True)
-    assert_close(second, 2 * kept, rtol=0, atol=0)
+    assert_close(second, 2 * copy, rtol=0, atol=0)
     (third,) = torch.autograd.grad(loss, x)
-    assert_close(third, kept, rtol=0, atol=0)
+    assert_close(third, copy, rtol=0, atol=0)
+
+
+def test_gradients_by_several_tensors_are_handed_over_once() -> None:
+    tensors = tuple(torch.randn(6, 5, requires_grad=True) for _ in range(3))
+    arguments = fused_arguments("triplet_margin_loss", "mean", *tensors)
+    loss, owner = torch.ops.losskit.fused.default(*arguments, torch.float32, [True, False, True])
+    # Of what was kept the second is missing: all three are computed anew.
+    first = torch.autograd.grad(loss, tensors, retain_graph=True)
+    assert kept.take(owner) is None
+    copies = [gradient.clone() for gradient in first]
+    for gradient in first:
+        gradient.fill_(9)
+    second = torch.autograd.grad(loss, tensors, loss.new_tensor(2.0), retain_graph=True)
+    assert_close(second, tuple(2 * copy for copy in copies), rtol=0, atol=0)
+    third = torch.autograd.grad(loss, tensors[1:])
+    assert_close(third, tuple(copies[1:]), rtol=0, atol=0)
 
 
 def test_the_gradient_goes_with_its_owner() -> None:
     x, t = logits_of(6, 5), labels_of(6)
     loss, owner = torch.ops.losskit.class_loss.default(*class_arguments(x, t, None, "mean"), torch.float32, True)
-    held = weakref.ref(operators._owners[owner.data_ptr()])
+    held = weakref.ref(kept._owners[owner.data_ptr()])
     alias = owner.detach()
     del loss, owner
     gc.collect()
     assert held() is not None
     copy = alias.clone()
-    assert operators._take(copy) is None
+    assert kept.take(copy) is None
     del alias
     gc.collect()
     assert held() is None
@@ -284,11 +418,24 @@ def test_second_derivatives_raise() -> None:
         "a loss that torch.compile has taken into its graph as an operator has no second derivative: "
         "backend='reference' has."
     )
-    loss = torch.ops.losskit.class_loss.default(*class_arguments(x, t, None, "mean"), torch.float32, True)[0]
-    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
-    with pytest.raises(losskit.LosskitError) as raised:
-        torch.autograd.grad(gradient.square().sum(), x)
-    assert str(raised.value) == sentence
+    sequences = CTC.make("plain", (5, 3, 3), torch.float32).leaves()
+    for leaf, loss in (
+        (x, torch.ops.losskit.class_loss.default(*class_arguments(x, t, None, "mean"), torch.float32, True)[0]),
+        (
+            x,
+            torch.ops.losskit.fused.default(
+                *fused_arguments("kl_div", "mean", x, torch.rand(6, 5)), torch.float32, [True, False]
+            )[0],
+        ),
+        (
+            sequences.input,
+            torch.ops.losskit.ctc_loss.default(*ctc_arguments(sequences, "mean"), torch.float32, True)[0],
+        ),
+    ):
+        (gradient,) = torch.autograd.grad(loss, leaf, create_graph=True)
+        with pytest.raises(losskit.LosskitError) as raised:
+            torch.autograd.grad(gradient.square().sum(), leaf)
+        assert str(raised.value) == sentence
     (gradient,) = torch.autograd.grad(compiled(F.cross_entropy, backend="cpu")(x, t), x, create_graph=True)
     with pytest.raises(RuntimeError, match="does not currently support double backward"):
         torch.autograd.grad(gradient.square().sum(), x)
@@ -333,17 +480,32 @@ def test_vmap_inside_takes_the_definition() -> None:
         (F.binary_cross_entropy, (1 << 16,), {}, True),
         (F.mse_loss, (1 << 16,), {}, False),
         (F.mse_loss, (1 << 16,), {"backend": "cpu"}, True),
+        (F.soft_margin_loss, (1 << 16,), {}, True),
+        (F.soft_margin_loss, ((1 << 16) - 1,), {}, False),
+        (F.soft_margin_loss, (1 << 16,), {"backend": "reference"}, False),
+        (F.gaussian_nll_loss, (1 << 16,), {}, True),
+        (F.triplet_margin_loss, (512, 128), {}, True),
+        (F.triplet_margin_loss, (511, 128), {}, False),
+        (F.multilabel_margin_loss, (16, 64), {}, True),
+        (F.multilabel_margin_loss, (15, 64), {}, False),
+        (F.ctc_loss, (4, 2, 3), {}, True),
+        (F.ctc_loss, (4, 2, 3), {"backend": "reference"}, False),
     ],
 )
 def test_who_gets_an_operator(
     function: Callable[..., Tensor], shape: tuple[int, ...], options: dict[str, Any], operator: bool
 ) -> None:
-    x = torch.rand(shape)
-    y = torch.randint(shape[1], shape[:1]) if function.__name__ in CLASSES else torch.rand(shape)
+    if function is F.ctc_loss:
+        call = CTC.make("plain", shape, torch.float32)
+    elif (name := function.__name__) in FUSED:
+        call = BY_NAME[name].make("plain", shape, torch.float32)
+    else:
+        x = torch.rand(shape)
+        call = Call(x, torch.randint(shape[1], shape[:1]) if name in CLASSES else torch.rand(shape))
     graphs = Graphs()
-    ours = torch.compile(lambda x, y: function(x, y, **options), fullgraph=True, backend=graphs)(x, y)
+    ours = torch.compile(lambda x, y, **more: function(x, y, **more), fullgraph=True, backend=graphs)
+    assert_as_exact(call.run(ours, **options), call.run(function).double(), steps=8)
     assert bool(graphs.operators()) == operator
-    assert_as_exact(ours, function(x, y).double(), steps=8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -388,6 +550,30 @@ def test_one_graph_for_every_batch() -> None:
     assert graphs.operators() == ["losskit.class_loss.default"]
 
 
+@pytest.mark.parametrize("name", ["kl_div", "multi_margin_loss", "triplet_margin_loss"])
+def test_one_graph_for_every_batch_of_several_tensors(name: str) -> None:
+    case = BY_NAME[name]
+    graphs = Graphs()
+    function = torch.compile(
+        lambda x, y, **more: case.function(x, y, backend="cpu", **more), fullgraph=True, backend=graphs, dynamic=True
+    )
+    reduction = "batchmean" if name == "kl_div" else "mean"
+    for rows in (40, 64, 100, 41):
+        call = case.make("plain", (rows, 16), torch.float32).leaves(*case.kernel_gradients)
+        ours = call.run(function, reduction=reduction)
+        assert_same_call(ours, call.run(case.function, reduction=reduction), *call.wanted())
+    assert graphs.operators() == ["losskit.fused.default"]
+
+
+def test_one_graph_for_every_batch_of_sequences() -> None:
+    graphs = Graphs()
+    function = torch.compile(F.ctc_loss, fullgraph=True, backend=graphs, dynamic=True)
+    for batch, frames in ((4, 12), (6, 20), (5, 14), (9, 31)):
+        call = CTC.make("plain", (frames, batch, 7), torch.float32).leaves()
+        assert_same_call(call.run(function), call.run(F.ctc_loss), *call.wanted())
+    assert graphs.operators() == ["losskit.ctc_loss.default"]
+
+
 def test_batch_sizes_through_inductor() -> None:
     function = torch.compile(F.cross_entropy, fullgraph=True)
     for rows in (40, 64, 100):
@@ -426,6 +612,76 @@ def test_value_that_is_no_probability() -> None:
         function(p, y)
     with pytest.raises(RuntimeError) as eager:
         F.binary_cross_entropy(p, y)
+    assert str(raised.value) == str(eager.value)
+
+
+def multi_margin_fault() -> tuple[Call, type[Exception]]:
+    call = BY_NAME["multi_margin_loss"].make("plain", (6, 5), torch.float32)
+    call.target[2] = 5
+    return call, RuntimeError
+
+
+def multilabel_margin_fault() -> tuple[Call, type[Exception]]:
+    call = BY_NAME["multilabel_margin_loss"].make("plain", (6, 5), torch.float32)
+    call.target[2, 3] = -2
+    return call, RuntimeError
+
+
+def gaussian_fault() -> tuple[Call, type[Exception]]:
+    call = BY_NAME["gaussian_nll_loss"].make("plain", (6, 5), torch.float32)
+    call.kwargs["var"][2, 3] = -0.5
+    return call, ValueError
+
+
+def label_fault() -> tuple[Call, type[Exception]]:
+    call = CTC.make("plain", (6, 3, 4), torch.float32)
+    call.kwargs["target_lengths"][1] = 2
+    call.target[1, :2] = torch.tensor([1, 4])
+    return call, IndexError
+
+
+def length_fault() -> tuple[Call, type[Exception]]:
+    call = CTC.make("plain", (6, 3, 4), torch.float32)
+    call.kwargs["input_lengths"][1] = 7
+    return call, RuntimeError
+
+
+FAULTS = [
+    ("multi_margin_loss", multi_margin_fault, "multi_margin_loss: 1 of 6 targets lie outside [0, 5): {5}, first at"),
+    ("multilabel_margin_loss", multilabel_margin_fault, "multilabel_margin_loss: 1 of 30 targets lie outside [-1, 5)"),
+    ("gaussian_nll_loss", gaussian_fault, "gaussian_nll_loss: 1 of 30 values of var are negative (min=-0.5)"),
+    ("ctc_loss", label_fault, "ctc_loss: 1 of 4 labels lie outside [0, 4): {4}, first in sample 1 at place 1"),
+    ("ctc_loss", length_fault, "ctc_loss: input_lengths[1] is 7 but log_probs has 6 frames."),
+]
+
+
+@pytest.mark.parametrize(("name", "fault", "beginning"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
+def test_faults_in_values(name: str, fault: Callable[[], tuple[Call, type[Exception]]], beginning: str) -> None:
+    case = CTC if name == "ctc_loss" else BY_NAME[name]
+    call, error = fault()
+    ours = torch.compile(lambda x, y, **more: case.function(x, y, backend="cpu", **more), fullgraph=True, dynamic=False)
+    sound = case.make("plain", (6, 3, 4) if case is CTC else (6, 5), torch.float32)
+    sound.run(ours)
+    with pytest.raises(error) as raised:
+        call.run(ours)
+    with pytest.raises(error) as eager:
+        call.run(case.function)
+    assert str(raised.value) == str(eager.value)
+    assert str(raised.value).startswith(beginning)
+    # Whatever modes are on while the compiled code runs.
+    operator, arguments = (
+        (torch.ops.losskit.ctc_loss.default, (*ctc_arguments(call, "mean"), torch.float32, False))
+        if case is CTC
+        else (
+            torch.ops.losskit.fused.default,
+            (*fused_arguments(name, "mean", *call.tensors), torch.float32, [False] * len(call.tensors)),
+        )
+    )
+    # Without weights and a mask.
+    first = 4 if case is CTC else 3
+    arguments = (*arguments[:first], *[None] * 4, *arguments[first + 4 :])
+    with torch.device("cpu"), pytest.raises(error) as raised:
+        operator(*arguments)
     assert str(raised.value) == str(eager.value)
 
 

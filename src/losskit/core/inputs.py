@@ -316,8 +316,6 @@ def variance_of(function: str, input: Tensor, var: object) -> Tensor:
 
 
 def check_variances(function: str, var: Tensor) -> None:
-    if not is_plain(var):
-        return
     negative = var.detach() < 0
     found = int(negative.sum())
     if found:
@@ -496,7 +494,7 @@ def check_ignore_index(function: str, ignore_index: int) -> None:
 
 def check_range(function: str, target: Tensor, lowest: int, classes: int) -> None:
     """Every class index lies in [lowest, classes). A RuntimeError, which is what torch raises for the margin losses."""
-    if not is_plain(target) or target.numel() == 0:
+    if target.numel() == 0:
         return
     outside = (target < lowest) | (target >= classes)
     found = int(outside.sum())
@@ -749,8 +747,14 @@ def check_ctc_lengths(
     function: str, frames: int, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
 ) -> None:
     """Every length fits its tensor. Read before anything is read by them."""
-    if not is_plain(targets, input_lengths, target_lengths):
-        return
+    if is_plain(targets, input_lengths, target_lengths):
+        check_plain_ctc_lengths(function, frames, targets, input_lengths, target_lengths)
+
+
+def check_plain_ctc_lengths(
+    function: str, frames: int, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor
+) -> None:
+    """The same of tensors whose values are there to be read."""
     room = targets.shape[1] if targets.ndim == 2 else targets.shape[0]
     for name, lengths, limit, holder in (
         ("input_lengths", input_lengths, frames, f"log_probs has {frames} frames"),
@@ -771,8 +775,14 @@ def check_ctc_lengths(
 
 def check_ctc_labels(function: str, labels: Tensor, target_lengths: Tensor, classes: int, mask: Tensor | None) -> None:
     """Every label lies in [0, classes): (N, S), of which the first target_lengths count, in samples that count."""
-    if not is_plain(labels, target_lengths, mask):
-        return
+    if is_plain(labels, target_lengths, mask):
+        check_plain_ctc_labels(function, labels, target_lengths, classes, mask)
+
+
+def check_plain_ctc_labels(
+    function: str, labels: Tensor, target_lengths: Tensor, classes: int, mask: Tensor | None
+) -> None:
+    """The same of tensors whose values are there to be read."""
     counts = torch.arange(labels.shape[1]) < target_lengths.unsqueeze(1)
     if mask is not None:
         counts &= mask.reshape(-1, 1)

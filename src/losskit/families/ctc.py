@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.dispatch import is_plain, named_backend_error, note, obstacle
+from losskit.core.dispatch import is_plain, named_backend_error, note, obstacle, trace_obstacle
 from losskit.core.precision import narrow, widen
 from losskit.core.reduction import Options, Reduction, where
 from losskit.kernels import cpu
@@ -59,6 +59,9 @@ def run(call: CtcCall, log_probs: Tensor, targets: Tensor) -> Tensor:
         raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
     reason = kernel_obstacle(call, log_probs, targets)
     if reason is None:
+        if torch.compiler.is_compiling():
+            # Always: the definition takes a step of the graph for each frame.
+            return by_operator(call, log_probs, targets)
         note("cpu", cpu.description())
         return by_kernel(call, log_probs, targets)
     if call.backend == "cpu":
@@ -98,7 +101,8 @@ def kernel_obstacle(call: CtcCall, log_probs: Tensor, targets: Tensor) -> str | 
     reduction = call.reduction
     normalizer = reduction.normalizer if isinstance(reduction.normalizer, Tensor) else None
     factors = (reduction.sample_weight, normalizer)
-    reason = obstacle(log_probs, targets, call.input_lengths, call.target_lengths, reduction.mask, *factors)
+    why = trace_obstacle if torch.compiler.is_compiling() else obstacle
+    reason = why(log_probs, targets, call.input_lengths, call.target_lengths, reduction.mask, *factors)
     if reason is not None:
         return reason
     if log_probs.dtype not in cpu.DTYPES:
@@ -110,31 +114,79 @@ def kernel_obstacle(call: CtcCall, log_probs: Tensor, targets: Tensor) -> str | 
     return None
 
 
-def by_kernel(call: CtcCall, log_probs: Tensor, targets: Tensor) -> Tensor:
+def by_operator(call: CtcCall, log_probs: Tensor, targets: Tensor) -> Tensor:
+    """`by_kernel` for the graph of torch.compile: an operator of it."""
     reduction = call.reduction
-    divisor = 1.0 if reduction.name == "none" else float(reduction.divisor(None))
-    weight, mask = reduction.sample_weight, reduction.mask
-    result = cpu.ctc_loss(
-        log_probs if cpu.ctc_layout(log_probs) else log_probs.contiguous(),
-        targets.contiguous(),
-        (
-            call.input_lengths.contiguous(),
-            call.target_lengths.contiguous(),
-            None if weight is None else weight.detach().float().contiguous(),
-            None if mask is None else mask.contiguous(),
-        ),
+    normalizer = reduction.normalizer
+    batch = log_probs.shape[1:2]
+    loss: Tensor
+    loss, _ = torch.ops.losskit.ctc_loss.default(
+        log_probs,
+        targets,
+        call.input_lengths,
+        call.target_lengths,
+        # An unbatched call is a batch of one here too.
+        None if reduction.sample_weight is None else reduction.sample_weight.reshape(batch),
+        None if reduction.mask is None else reduction.mask.reshape(batch),
+        normalizer if isinstance(normalizer, Tensor) else None,
+        None if isinstance(normalizer, Tensor) or normalizer is None else float(normalizer),
+        call.function,
         call.blank,
         call.zero_infinity,
         reduction.name,
+        reduction.on_empty,
+        call.out_dtype,
+        torch.is_grad_enabled() and log_probs.requires_grad,
+    )
+    return loss if reduction.name != "none" else loss.reshape(reduction.shape)
+
+
+def by_kernel(call: CtcCall, log_probs: Tensor, targets: Tensor) -> Tensor:
+    lengths = (call.input_lengths, call.target_lengths)
+    result = cpu.ctc_loss(
+        *kernel_arguments(call.reduction, log_probs, targets, *lengths, call.blank, call.zero_infinity),
+        call.reduction.name,
         call.out_dtype,
         lambda log_probs, targets: by_definition(call, log_probs, targets),
-        divisor,
     )
     if result is None:
-        # The faults that a kernel finds before it reads anything by lengths and labels.
-        inputs.check_ctc_lengths(call.function, log_probs.shape[0], targets, call.input_lengths, call.target_lengths)
-        longest = int(call.target_lengths.max())
-        labels = ctc.padded_labels(targets, call.target_lengths, longest, call.blank)
-        inputs.check_ctc_labels(call.function, labels, call.target_lengths, log_probs.shape[2], mask)
-        raise named_backend_error(call.function, "cpu", "the kernel declined")
-    return result if reduction.name != "none" else result.reshape(reduction.shape)
+        raise kernel_error(call.reduction, log_probs, targets, *lengths, call.blank)
+    return result if call.reduction.name != "none" else result.reshape(call.reduction.shape)
+
+
+def kernel_arguments(
+    reduction: Reduction,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    blank: int,
+    zero_infinity: bool,
+) -> tuple[Tensor, Tensor, cpu.CtcFactors, int, bool, float]:
+    """log_probs, targets, factors, blank, zero_infinity and divisor as the kernel takes them."""
+    weight, mask = reduction.sample_weight, reduction.mask
+    factors = (
+        input_lengths.contiguous(),
+        target_lengths.contiguous(),
+        None if weight is None else weight.detach().float().contiguous(),
+        None if mask is None else mask.contiguous(),
+    )
+    divisor = 1.0 if reduction.name == "none" else float(reduction.divisor(None))
+    log_probs = log_probs if cpu.ctc_layout(log_probs) else log_probs.contiguous()
+    return log_probs, targets.contiguous(), factors, blank, zero_infinity, divisor
+
+
+def kernel_error(
+    reduction: Reduction,
+    log_probs: Tensor,
+    targets: Tensor,
+    input_lengths: Tensor,
+    target_lengths: Tensor,
+    blank: int,
+) -> Exception:
+    """The faults that a kernel finds before it reads anything by lengths and labels."""
+    function = reduction.function
+    inputs.check_plain_ctc_lengths(function, log_probs.shape[0], targets, input_lengths, target_lengths)
+    labels = ctc.padded_labels(targets, target_lengths, int(target_lengths.max()), blank)
+    inputs.check_plain_ctc_labels(function, labels, target_lengths, log_probs.shape[2], reduction.mask)
+    return named_backend_error(function, "cpu", "the kernel declined")

@@ -296,7 +296,6 @@ def multi_margin_loss(
         target.shape,
         Options(reduction, sample_weight, mask, normalizer, on_empty, out_dtype, backend),
         parameters=(float(p), float(margin)),
-        check=lambda _, target: inputs.check_range(name, target, 0, classes),
         class_weight=weight,
         rows=True,
     )
@@ -381,7 +380,6 @@ def multilabel_margin_loss(
     if input.ndim < 2:
         # Of one class, () and (1) are the same.
         input, target = input.reshape(-1), target.reshape(-1)
-    classes = input.shape[-1]
     return fused_family.fused_loss(
         name,
         cpu.MULTILABEL_MARGIN,
@@ -389,7 +387,6 @@ def multilabel_margin_loss(
         (input, target),
         input.shape[:-1],
         Options(reduction, sample_weight, mask, normalizer, on_empty, out_dtype, backend),
-        check=lambda _, target: inputs.check_range(name, target, -1, classes),
         rows=True,
     )
 

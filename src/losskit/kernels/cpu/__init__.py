@@ -9,7 +9,14 @@ from losskit.kernels.cpu.class_loss import (
     join_lean_class_loss,
     target_like,
 )
-from losskit.kernels.cpu.ctc import ctc_layout, ctc_loss, join_lean_ctc
+from losskit.kernels.cpu.ctc import (
+    CtcFactors,
+    ctc_layout,
+    ctc_loss,
+    ctc_loss_gradient,
+    evaluate_ctc_loss,
+    join_lean_ctc,
+)
 from losskit.kernels.cpu.extension import (
     DTYPES,
     available,
@@ -40,7 +47,10 @@ from losskit.kernels.cpu.fused import (
     ROWS,
     SOFT_MARGIN,
     TRIPLET_MARGIN,
+    FusedFactors,
+    evaluate_fused,
     fused,
+    fused_gradients,
     join_lean_fused,
 )
 from losskit.kernels.cpu.pointwise import (
@@ -81,19 +91,25 @@ __all__ = [
     "SYMMETRIC",
     "TRIPLET_MARGIN",
     "ClassOptions",
+    "CtcFactors",
     "Factors",
+    "FusedFactors",
     "available",
     "class_layout",
     "class_loss",
     "class_loss_gradient",
     "ctc_layout",
     "ctc_loss",
+    "ctc_loss_gradient",
     "description",
     "empty_cache",
     "evaluate_class_loss",
+    "evaluate_ctc_loss",
+    "evaluate_fused",
     "evaluate_pointwise",
     "exchange",
     "fused",
+    "fused_gradients",
     "instruction_sets",
     "join_lean_class_loss",
     "join_lean_ctc",

@@ -11,7 +11,7 @@ from losskit.kernels.cpu.autograd import join
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # input_lengths, target_lengths; weight and mask of each sample
-Factors = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+CtcFactors = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 def ctc_layout(log_probs: Tensor) -> bool:
@@ -20,7 +20,13 @@ def ctc_layout(log_probs: Tensor) -> bool:
 
 
 def _run(
-    log_probs: Tensor, targets: Tensor, factors: Factors, blank: int, zero_infinity: bool, reduction: str, **more: Any
+    log_probs: Tensor,
+    targets: Tensor,
+    factors: CtcFactors,
+    blank: int,
+    zero_infinity: bool,
+    reduction: str,
+    **more: Any,
 ) -> tuple[Any, Any] | None:
     input_lengths, target_lengths, weight, mask = factors
     return ext.ctc(
@@ -72,7 +78,7 @@ def _lean_definition(state: Any, log_probs: Tensor, targets: Tensor) -> Tensor:
 
 def _gradient(
     saved: tuple[Tensor, ...],
-    factors: Factors,
+    factors: CtcFactors,
     blank: int,
     zero_infinity: bool,
     reduction: str,
@@ -102,23 +108,22 @@ def _gradient(
     return gradient
 
 
-def ctc_loss(
+def evaluate_ctc_loss(
     log_probs: Tensor,
     targets: Tensor,
-    factors: Factors,
+    factors: CtcFactors,
     blank: int,
     zero_infinity: bool,
+    divisor: float,
     reduction: str,
     out_dtype: torch.dtype,
-    definition: Callable[[Tensor, Tensor], Tensor],
-    divisor: float,
-) -> Tensor | None:
-    """The loss of log_probs (T, N, C) in a layout that the kernel takes; None for a length or a label out of range.
+    want_grad: bool,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The loss, and its gradient where it is wanted; None for a length or a label out of range.
 
-    `definition` is the loss as a function of log_probs and targets.
+    The gradient of single losses is not computed: its grad_output is not known yet.
     """
     total = reduction != "none"
-    needs_grad = torch.is_grad_enabled() and log_probs.requires_grad
     result = _run(
         log_probs,
         targets,
@@ -131,12 +136,56 @@ def ctc_loss(
         divisor=divisor,
         upstream=1.0,
         want_loss=True,
-        want_grad=needs_grad and total,
+        want_grad=want_grad and total,
         out_dtype=dtype_code(out_dtype),
     )
     if result is None:
         return None
-    loss: Tensor = result[0] if total else result[0].to(out_dtype)
+    loss, grad = result
+    return loss if total else loss.to(out_dtype), grad
+
+
+def ctc_loss_gradient(
+    log_probs: Tensor,
+    targets: Tensor,
+    factors: CtcFactors,
+    blank: int,
+    zero_infinity: bool,
+    divisor: float,
+    reduction: str,
+    grad_output: Tensor,
+) -> Tensor:
+    """The gradient by log_probs of the loss times `grad_output`."""
+    saved = (log_probs, targets)
+    if reduction == "none":
+        upstream = grad_output.float().contiguous()
+        return _gradient(saved, factors, blank, zero_infinity, reduction, upstream, divisor, 1.0)
+    return _gradient(saved, factors, blank, zero_infinity, reduction, None, divisor, float(grad_output))
+
+
+def ctc_loss(
+    log_probs: Tensor,
+    targets: Tensor,
+    factors: CtcFactors,
+    blank: int,
+    zero_infinity: bool,
+    divisor: float,
+    reduction: str,
+    out_dtype: torch.dtype,
+    definition: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor | None:
+    """The loss of log_probs (T, N, C) in a layout that the kernel takes; None for a length or a label out of range.
+
+    `definition` is the loss as a function of log_probs and targets.
+    """
+    total = reduction != "none"
+    needs_grad = torch.is_grad_enabled() and log_probs.requires_grad
+    result = evaluate_ctc_loss(
+        log_probs, targets, factors, blank, zero_infinity, divisor, reduction, out_dtype, needs_grad
+    )
+    if result is None:
+        return None
+    loss, grad = result
     if not needs_grad:
         return loss
 
@@ -147,4 +196,4 @@ def ctc_loss(
 
     others = tuple(factor for factor in factors if factor is not None)
     call = (gradient, lambda _, log_probs, targets: definition(log_probs, targets), None)
-    return join(log_probs, targets, loss, result[1], others, call, total)
+    return join(log_probs, targets, loss, grad, others, call, total)

@@ -90,18 +90,18 @@ def _lean_definition(state: Any, *tensors: Tensor) -> Tensor:
 
 
 # weight and mask of each loss, weight of each element of a row
-Factors = tuple[Tensor | None, Tensor | None, Tensor | None]
+FusedFactors = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 def _gradients(
     kernel: int,
     parameters: Sequence[float],
     tensors: tuple[Tensor, ...],
-    factors: Factors,
+    factors: FusedFactors,
     grad_output: Tensor | None,
     divisor: float,
     upstream: float,
-    needs: tuple[bool, ...],
+    needs: Sequence[bool],
 ) -> list[Tensor | None]:
     weight, mask, class_weight = factors
     result = ext.fused(
@@ -129,21 +129,23 @@ def _bits(needs: Sequence[bool]) -> int:
     return sum(1 << i for i, need in enumerate(needs) if need)
 
 
-def fused(
+def evaluate_fused(
     kernel: int,
     parameters: Sequence[float],
     tensors: tuple[Tensor, ...],
+    factors: FusedFactors,
+    divisor: float,
     reduction: str,
     out_dtype: torch.dtype,
-    definition: Callable[..., Tensor],
-    factors: Factors,
-    divisor: float,
-) -> Tensor | None:
-    """The loss of contiguous tensors as the kernel takes them; None where a value is out of the domain of the loss."""
-    total = reduction != "none"
-    needs = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
+    needs: Sequence[bool],
+) -> tuple[Tensor, list[Tensor | None]] | None:
+    """The loss and its gradients by the tensors that need one; None where a value is out of the domain of the loss.
+
+    The gradients of single losses are not computed: their grad_output is not known yet.
+    """
     weight, mask, class_weight = factors
-    result = ext.fused(
+    total = reduction != "none"
+    result: tuple[Tensor, list[Tensor | None]] | None = ext.fused(
         loss=kernel,
         tensors=list(tensors),
         parameters=parameters,
@@ -158,9 +160,42 @@ def fused(
         wants=_bits(needs) if total else 0,
         out_dtype=dtype_code(out_dtype),
     )
+    return result
+
+
+def fused_gradients(
+    kernel: int,
+    parameters: Sequence[float],
+    tensors: tuple[Tensor, ...],
+    factors: FusedFactors,
+    divisor: float,
+    reduction: str,
+    grad_output: Tensor,
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """The gradients, by the tensors that need one, of the loss times `grad_output`."""
+    if reduction == "none":
+        return _gradients(kernel, parameters, tensors, factors, grad_output.contiguous(), divisor, 1.0, needs)
+    return _gradients(kernel, parameters, tensors, factors, None, divisor, float(grad_output), needs)
+
+
+def fused(
+    kernel: int,
+    parameters: Sequence[float],
+    tensors: tuple[Tensor, ...],
+    factors: FusedFactors,
+    divisor: float,
+    reduction: str,
+    out_dtype: torch.dtype,
+    definition: Callable[..., Tensor],
+) -> Tensor | None:
+    """The loss of contiguous tensors as the kernel takes them; None where a value is out of the domain of the loss."""
+    total = reduction != "none"
+    needs = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
+    result = evaluate_fused(kernel, parameters, tensors, factors, divisor, reduction, out_dtype, needs)
     if result is None:
         return None
-    loss: Tensor = result[0]
+    loss, grads = result
     if not any(needs):
         return loss
     count = len(tensors)
@@ -173,5 +208,5 @@ def fused(
     others = tuple(factor for factor in factors if factor is not None)
     call = (gradients, lambda _, *tensors: definition(*tensors), None)
     # Function.apply has no annotations.
-    packed = (loss, result[1] if total else None, others, call)
+    packed = (loss, grads if total else None, others, call)
     return OfSeveral.apply(packed, *tensors)  # type: ignore[no-untyped-call, no-any-return]
