@@ -337,3 +337,51 @@ def test_the_kernel_runs_in_these_tests() -> None:
         for dtype in KERNEL_DTYPES:
             call = case.make("plain", case.shapes[0], dtype).leaves()
             assert losskit.explain_dispatch(call.run, case.function).backend == "cpu"
+
+
+# One tensor of the data computed from another, or the same.
+
+
+def related(case: Case, call: Call, same: bool) -> tuple[Tensor, Call]:
+    """A leaf, and the call with every tensor that has a gradient made from it."""
+    leaf = call.input.detach().clone().requires_grad_(True)
+    places = case.differentiable(call)
+    # Within the domain of every loss: positive where the tensors are.
+    made = [
+        (leaf if same or not place else leaf + 0.125 * place * leaf.roll(1, 0)) if place in places else tensor.detach()
+        for place, tensor in enumerate(call.tensors)
+    ]
+    return leaf, call.with_tensors(*made)
+
+
+RELATED = [case for case in CASES if len(case.differentiable(case.make("plain", case.shapes[0], torch.float64))) > 1]
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same", "computed"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("case", RELATED, ids=repr)
+def test_tensors_that_depend_on_each_other(case: Case, reduction: str, same: bool) -> None:
+    """Nothing that flows between them is counted twice, whatever grad_output is and whoever differentiates again."""
+    call = case.make("plain", case.shapes[0], torch.float32)
+    call = call.with_tensors(*(tensor.abs() + 0.25 if place else tensor for place, tensor in enumerate(call.tensors)))
+    if not case.any_input or case.name == "gaussian_nll_loss":
+        call = call.with_tensors(call.input.abs().clamp(0.05, 0.6), *call.tensors[1:])
+
+    def found(backend: str) -> list[Tensor]:
+        leaf, own = related(case, call, same)
+        loss = own.run(case.function, reduction=reduction, backend=backend)
+        grad_output = random_like(loss.shape, loss.dtype)
+        lazy = torch._neg_view(-grad_output)
+        batch = torch.stack([grad_output, 2 * grad_output])
+        results = list(torch.autograd.grad(loss, leaf, grad_output, retain_graph=True))
+        results += torch.autograd.grad(loss, leaf, lazy, retain_graph=True)
+        results += torch.autograd.grad(loss, leaf, batch, retain_graph=True, is_grads_batched=True)
+        (gradient,) = torch.autograd.grad(loss, leaf, grad_output, create_graph=True)
+        results.append(gradient)
+        if gradient.requires_grad:
+            results += torch.autograd.grad(gradient.square().sum(), leaf)
+        return results
+
+    for ours, expected in zip(found("auto"), found("reference"), strict=True):
+        peak = max(1.0, float(expected.detach().abs().max()))
+        assert_as_exact(ours, expected.double(), steps=32, scale=peak)

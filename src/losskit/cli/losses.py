@@ -91,9 +91,10 @@ def _entry(loss: LossInfo) -> str:
         "name": f"losskit.functional.{loss.name}",
         "module": f"losskit.{loss.module}",
         "relatives": ", ".join(loss.relatives) or "-",
+        "deprecated_modules": ", ".join(loss.deprecated_modules),
     }
     width = max(len(name) for name in names.values())
-    return "\n".join(f"{names[field]:<{width}}  {value}" for field, value in values.items())
+    return "\n".join(f"{names[field]:<{width}}  {value}" for field, value in values.items() if value)
 
 
 def _table(losses: Sequence[LossInfo], width: int) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from losskit.errors import BackendError, LosskitValueError
+from losskit.errors import BackendError, LosskitRuntimeError, LosskitValueError
 
 BACKENDS = ("auto", "reference", "cpu", "triton")
 # Since PyTorch 2.7. Before that a graph for export looks like any other.
@@ -93,6 +93,14 @@ def _mode() -> str | None:
 
 def named_backend_error(function: str, backend: str, reason: str) -> BackendError:
     return BackendError(f"{function}: backend={backend!r} cannot run this call: {reason}. backend='auto' can.")
+
+
+def changed_meanwhile(function: str) -> LosskitRuntimeError:
+    """The kernel has found a fault that the tensors no longer have."""
+    return LosskitRuntimeError(
+        f"{function}: a value was out of range when the kernel read it, and is in range now: does another thread write "
+        "to the tensors?"
+    )
 
 
 # How many explain_dispatch calls run now, in any thread: the one thing that a call has to look at when nobody asks.

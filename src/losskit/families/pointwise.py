@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.dispatch import named_backend_error, note, obstacle, trace_obstacle
+from losskit.core.dispatch import changed_meanwhile, named_backend_error, note, obstacle, trace_obstacle
 from losskit.core.precision import common_dtype, narrow, widen
 from losskit.core.reduction import Options, Reduction, where
 from losskit.errors import LosskitValueError
@@ -259,7 +259,7 @@ def kernel_error(reduction: Reduction, input: Tensor, target: Tensor) -> Excepti
     """The one fault that a kernel finds in its pass over the values."""
     inputs.check_plain_probabilities(reduction.function, "input", input, reduction.mask)
     inputs.check_plain_probabilities(reduction.function, "target", target, reduction.mask)
-    return named_backend_error(reduction.function, "cpu", "the kernel declined")
+    return changed_meanwhile(reduction.function)
 
 
 def check_probabilities(call: PointwiseCall, input: Tensor, target: Tensor) -> None:

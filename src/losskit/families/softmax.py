@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.dispatch import named_backend_error, note, obstacle, trace_obstacle
+from losskit.core.dispatch import changed_meanwhile, named_backend_error, note, obstacle, trace_obstacle
 from losskit.core.precision import narrow, widen
 from losskit.core.reduction import Options, Reduction, where
 from losskit.errors import LosskitRuntimeError
@@ -250,7 +250,7 @@ def kernel_arguments(
 def kernel_error(call: ClassCall, input: Tensor, target: Tensor) -> Exception:
     """The one fault that a kernel finds in its pass over the targets."""
     inputs.check_plain_class_range(call.function, target, input.shape[call.class_dim], _counted(call, target))
-    return named_backend_error(call.function, "cpu", "the kernel declined")
+    return changed_meanwhile(call.function)
 
 
 def _counted(call: ClassCall, target: Tensor) -> Tensor:

@@ -291,6 +291,9 @@ def poisson_nll_loss(
     if not log_input:
         inputs.check_not_bool(name, input=input)
     shape = inputs.common_shape(name, input=input, target=target)
+    if not input.is_floating_point():
+        # As its exponential or logarithm would be.
+        input = input.to(torch.get_default_dtype())
     dtype = floating_dtype(input, target) if out_dtype is None else out_dtype
     return fused_family.fused_loss(
         name,

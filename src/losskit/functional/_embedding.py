@@ -8,7 +8,7 @@ from torch.compiler import is_compiling
 from torch.nn.functional import pairwise_distance
 
 from losskit.core import dispatch, inputs
-from losskit.core.precision import autocast, common_dtype, narrow, widen
+from losskit.core.precision import autocast, common_dtype, floating_dtype, narrow, widen
 from losskit.core.reduction import Options, legacy_reduction, where
 from losskit.errors import LosskitRuntimeError, LosskitTypeError
 from losskit.families import fused as fused_family
@@ -209,8 +209,9 @@ def triplet_margin_loss(
     shape = _shape_of_triplets(name, anchor, positive, negative, swap)
     if anchor.shape[-1:].numel() == 0 and (p < 0 or p == float("inf")):
         raise LosskitRuntimeError(f"{name}: vectors without elements have no norm of order {p:g}.")
-    anchor, positive, negative = (_floating(tensor) for tensor in autocast(anchor, positive, negative))
-    dtype = _real_dtype(anchor, positive, negative) if out_dtype is None else out_dtype
+    given = autocast(anchor, positive, negative)
+    dtype = _real_dtype(*given) if out_dtype is None else out_dtype
+    anchor, positive, negative = (_floating(tensor) for tensor in given)
     return fused_family.fused_loss(
         name,
         cpu.TRIPLET_MARGIN,
@@ -285,9 +286,8 @@ def triplet_margin_with_distance_loss(
     dtype = out_dtype
     if distance is None:
         _shape_of_triplets(name, anchor, positive, negative, swap)
-        tensors = (_floating(anchor), _floating(positive), _floating(negative))
         dtype = _real_dtype(*tensors) if out_dtype is None else out_dtype
-        tensors = (widen(tensors[0]), widen(tensors[1]), widen(tensors[2]))
+        tensors = (widen(_floating(anchor)), widen(_floating(positive)), widen(_floating(negative)))
         distance = pairwise_distance
     elif not callable(distance):
         raise LosskitTypeError(
@@ -311,7 +311,7 @@ def _floating(tensor: Tensor) -> Tensor:
 
 def _real_dtype(*tensors: Tensor) -> torch.dtype:
     """Of a distance between vectors of these dtypes."""
-    dtype = common_dtype(*tensors)
+    dtype = floating_dtype(*tensors)
     # Not dtype.to_real(), which torch.compile does not trace.
     return {torch.complex128: torch.float64, torch.complex64: torch.float32}.get(dtype, dtype)
 

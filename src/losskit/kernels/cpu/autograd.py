@@ -217,8 +217,8 @@ def _differentiated(
     create_graph = is_grad_enabled()
     _, definition, state = call
     with torch.enable_grad():
-        # Views, at which differentiation ends: one tensor may have been computed from another, or be the other, and what
-        # flows between them is the graph's business.
+        # Views, at which differentiation ends: one tensor may have been computed from another, or be the other, and
+        # what flows between them is the graph's business.
         own = [tensor.view_as(tensor) if need else tensor for tensor, need in zip(tensors, needs, strict=True)]
         loss = definition(state, *own)
     needed = [tensor for tensor, need in zip(own, needs, strict=True) if need]
