@@ -699,6 +699,7 @@ APART_CASES = (
         },
         shapes=((5, 3, 3), (4, 3), (1, 1, 3), (6, 2, 4)),
         gradients=(0,),
+        halves_in_torch=False,
     ),
     _case(
         "linear_cross_entropy",

@@ -373,3 +373,13 @@ def test_the_mean_of_kl_warns(options: dict[str, Any], expected: bool) -> None:
                 "kl_div: reduction='mean' divides by the number of elements; the divergence of distributions, which is "
                 "the mean over samples, is reduction='batchmean'."
             )
+
+
+@pytest.mark.parametrize("size", [3, 2**16])
+def test_negative_variance_in_compiled_code(size: int) -> None:
+    """By the operator or by the definition, as the size has it."""
+    compiled = torch.compile(F.gaussian_nll_loss, backend="aot_eager", fullgraph=True)
+    ones = torch.ones(size)
+    assert compiled(ones, ones, ones).item() == 0
+    with pytest.raises(RuntimeError if size == 3 else ValueError, match=r"^gaussian_nll_loss: .* of var are negative"):
+        compiled(ones, ones, -ones)

@@ -205,6 +205,9 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
             # Some hold parameters, which begin at random.
             ours.load_state_dict(theirs.state_dict())
             input, target, *rest = forward.args
+            if target is input:
+                # A gradient by each, as in the copy in float64.
+                target = input.detach().clone().requires_grad_(input.requires_grad)
             names = list(inspect.signature(case.torch_module.forward).parameters)[3:]
             call = Call(input, target, dict(zip(names, rest, strict=False)))
             # A weight that the module holds is part of the numbers, so it is widened with them.

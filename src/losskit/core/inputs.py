@@ -316,6 +316,7 @@ def variance_of(function: str, input: Tensor, var: object) -> Tensor:
 
 
 def check_variances(function: str, var: Tensor) -> None:
+    """No value is negative."""
     negative = var.detach() < 0
     found = int(negative.sum())
     if found:
@@ -323,6 +324,13 @@ def check_variances(function: str, var: Tensor) -> None:
             f"{function}: {found} of {var.numel()} values of var are negative (min={float(var.detach().min()):g}): "
             "a network that puts out log-variances needs var.exp()."
         )
+
+
+def assert_variances(function: str, var: Tensor) -> None:
+    """The same while a graph is traced: the values are looked at when it runs. The other losses index by theirs."""
+    message = f"{function}: values of var are negative: a network that puts out log-variances needs var.exp()."
+    # torch has no public operation for this.
+    torch._assert_async(~(var.detach() < 0).any(), message)
 
 
 def check_same_shape(function: str, input: Tensor, target: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.dispatch import is_plain, named_backend_error, note, obstacle, trace_obstacle
+from losskit.core.dispatch import changed_meanwhile, is_plain, named_backend_error, note, obstacle, trace_obstacle
 from losskit.core.precision import narrow, widen
 from losskit.core.reduction import Options, Reduction, where
 from losskit.kernels import cpu
@@ -189,4 +189,4 @@ def kernel_error(
     inputs.check_plain_ctc_lengths(function, log_probs.shape[0], targets, input_lengths, target_lengths)
     labels = ctc.padded_labels(targets, target_lengths, int(target_lengths.max()), blank)
     inputs.check_plain_ctc_labels(function, labels, target_lengths, log_probs.shape[2], reduction.mask)
-    return named_backend_error(function, "cpu", "the kernel declined")
+    return changed_meanwhile(function)

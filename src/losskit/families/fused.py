@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.dispatch import is_plain, named_backend_error, note, obstacle, trace_obstacle
+from losskit.core.dispatch import changed_meanwhile, is_plain, named_backend_error, note, obstacle, trace_obstacle
 from losskit.core.precision import narrow, widen
 from losskit.core.reduction import Options, Reduction, where
 from losskit.kernels import cpu
@@ -102,6 +102,8 @@ def by_definition(call: FusedCall, *tensors: Tensor) -> Tensor:
     tensors = masked(call.reduction.mask, tuple(widen(tensor) for tensor in tensors))
     if is_plain(tensors[_LIMITED.get(call.kernel, 0)]):
         check_values(call.function, call.kernel, tensors)
+    elif call.kernel == cpu.GAUSSIAN_NLL and torch.compiler.is_compiling():
+        inputs.assert_variances(call.function, tensors[2])
     return narrow(call.reduction.apply(call.definition(*tensors), None), call.out_dtype)
 
 
@@ -219,7 +221,7 @@ def kernel_arguments(
 def kernel_error(reduction: Reduction, kernel: int, tensors: tuple[Tensor, ...]) -> Exception:
     """The one fault that a kernel finds in its pass over the values."""
     check_values(reduction.function, kernel, masked(reduction.mask, tensors))
-    return named_backend_error(reduction.function, "cpu", "the kernel declined")
+    return changed_meanwhile(reduction.function)
 
 
 def check_values(function: str, kernel: int, tensors: tuple[Tensor, ...]) -> None:
