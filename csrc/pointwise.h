@@ -147,10 +147,13 @@ __attribute__((noinline)) double lean_block(const float* x, const float* y, cons
 
 // slope * (high + low): the divisor of a mean has no exact float, and its error would be that of every gradient.
 LOSSKIT_INLINE float scaled(float slope, float high, float low) {
+    float rest = slope * low;
+    // An infinite slope stays what it is: inf times 0, or inf less inf, would be NaN.
+    rest = rest - rest == 0.0f ? rest : 0.0f;
 #ifdef __FP_FAST_FMAF
-    return __builtin_fmaf(slope, high, slope * low);
+    return __builtin_fmaf(slope, high, rest);
 #else
-    return slope * high + slope * low;
+    return slope * high + rest;
 #endif
 }
 
