@@ -97,7 +97,7 @@ def without_compiler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_compiler(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
         pytest.skip("no C++ compiler here")
-    return built(tmp_path_factory.mktemp("with"), "-Ccmake.define.LOSSKIT_KERNELS=ON")
+    return built(tmp_path_factory.mktemp("with"), "--config-settings=cmake.define.LOSSKIT_KERNELS=ON")
 
 
 def files(wheel: Path) -> list[str]:
@@ -183,12 +183,13 @@ def test_the_kernels_link_to_no_torch(with_compiler: Path, tmp_path: Path) -> No
 def test_kernels_that_are_asked_for_need_a_compiler(tmp_path: Path) -> None:
     """LOSSKIT_KERNELS=ON makes their absence an error."""
     with pytest.raises(AssertionError, match="LOSSKIT_KERNELS=ON needs a C"):
-        built(tmp_path / "built", "-Ccmake.define.LOSSKIT_KERNELS=ON", "-Ccmake.define.CMAKE_CXX_COMPILER=NOTFOUND",
+        built(tmp_path / "built", "--config-settings=cmake.define.LOSSKIT_KERNELS=ON",
+              "--config-settings=cmake.define.CMAKE_CXX_COMPILER=NOTFOUND",
               CXX=str(tmp_path / "no-compiler"), CC=str(tmp_path / "no-compiler"))  # fmt: skip
 
 
 def test_kernels_that_are_declined(tmp_path: Path) -> None:
-    wheel = built(tmp_path / "built", "-Ccmake.define.LOSSKIT_KERNELS=OFF")
+    wheel = built(tmp_path / "built", "--config-settings=cmake.define.LOSSKIT_KERNELS=OFF")
     assert_sources_alone(wheel)
     assert [name for name in files(wheel) if name.endswith(".so")] == []
 

@@ -93,8 +93,9 @@ def _entry(loss: LossInfo) -> str:
         "relatives": ", ".join(loss.relatives) or "-",
         "deprecated_modules": ", ".join(loss.deprecated_modules),
     }
-    width = max(len(name) for name in names.values())
-    return "\n".join(f"{names[field]:<{width}}  {value}" for field, value in values.items() if value)
+    shown = {names[field]: value for field, value in values.items() if value}
+    width = max(map(len, shown))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in shown.items())
 
 
 def _table(losses: Sequence[LossInfo], width: int) -> str:
