@@ -284,7 +284,7 @@ def test_the_catalogue_covers_every_loss() -> None:
     for info in catalog.LOSSES:
         assert issubclass(getattr(modules, info.module), getattr(torch.nn, info.module))
         assert set(info.relatives) <= set(FUNCTIONS) - {info.name}
-        assert info.relatives
+        assert set(info.try_next) <= set(FUNCTIONS) - {info.name}
         assert all(value for name, value in vars(info).items() if name != "deprecated_modules")
         assert info.task in TASKS
 

@@ -27,6 +27,14 @@ class LossInfo:
     # Names of losses that are this one in a limit, or compute it from another input.
     relatives: tuple[str, ...]
     source: str
+    latex: str
+    # What the last layer of a network must be, if anything, for its output to go into the loss.
+    output_layer: str
+    target_dtype: str
+    # How much a single element that is far off can weigh.
+    outliers: str
+    # What to try when this one does not serve.
+    try_next: tuple[str, ...]
     # Older names of the class that PyTorch still has.
     deprecated_modules: tuple[str, ...] = ()
 
@@ -44,6 +52,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("binary_cross_entropy_with_logits",),
         source="negative log-likelihood of a Bernoulli variable",
+        latex=r"-y\,\max(\log p, -100) - (1 - y)\,\max(\log(1 - p), -100)",
+        output_layer="sigmoid, which binary_cross_entropy_with_logits makes unnecessary",
+        target_dtype="floating point, dtype of input",
+        outliers="a wrong and certain prediction costs at most 100 nats",
+        try_next=("binary_cross_entropy_with_logits",),
     ),
     LossInfo(
         name="binary_cross_entropy_with_logits",
@@ -57,6 +70,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("binary_cross_entropy", "cross_entropy"),
         source="negative log-likelihood of a Bernoulli variable",
+        latex=r"(1 - y)\,\mathrm{softplus}(x) + w_{+}\,y\,\mathrm{softplus}(-x)",
+        output_layer="none: raw scores",
+        target_dtype="floating point",
+        outliers="linear in the score of a wrong label",
+        try_next=("multilabel_soft_margin_loss",),
     ),
     LossInfo(
         name="cosine_embedding_loss",
@@ -70,6 +88,12 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="pairs",
         relatives=("triplet_margin_loss",),
         source="cosine similarity as a score of pairs: Bromley et al. 1993",
+        latex=r"\begin{cases} 1 - \cos(x_1, x_2) & y = 1 \\ "
+        r"\max(0, \cos(x_1, x_2) - \mathrm{margin}) & y = -1 \end{cases}",
+        output_layer="none: vectors, of any length",
+        target_dtype="any, −1 and 1",
+        outliers="bounded: a pair costs at most 2",
+        try_next=("triplet_margin_loss",),
     ),
     LossInfo(
         name="cross_entropy",
@@ -83,6 +107,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="weight[t] of the samples that count; with probabilities, samples",
         relatives=("nll_loss", "binary_cross_entropy_with_logits"),
         source="negative log-likelihood of a categorical variable; label smoothing: Szegedy et al. 2016, section 7",
+        latex=r"\log \sum_c \exp(x_c) - x_t",
+        output_layer="none: raw scores",
+        target_dtype="int64 or uint8 class indices; floating point for class probabilities",
+        outliers="linear in the score of a wrong label",
+        try_next=("linear_cross_entropy", "multi_margin_loss"),
     ),
     LossInfo(
         name="ctc_loss",
@@ -96,6 +125,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="samples, each loss divided by its number of labels",
         relatives=("nll_loss", "cross_entropy"),
         source="Graves et al. 2006, equations 6 to 8 and 16",
+        latex=r"-\log \sum_{\pi} \prod_t p_{t, \pi_t}",
+        output_layer="log_softmax over the classes",
+        target_dtype="integer labels and lengths",
+        outliers="a sample that is improbable costs without bound",
+        try_next=("cross_entropy",),
     ),
     LossInfo(
         name="gaussian_nll_loss",
@@ -109,6 +143,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("mse_loss",),
         source="Nix and Weigend 1994, equation 5",
+        latex=r"\tfrac{1}{2}\left(\log v + \frac{(x - y)^2}{v}\right), \quad v = \max(\mathrm{var}, \mathrm{eps})",
+        output_layer="none for the mean; softplus or exp for the variance",
+        target_dtype="floating point",
+        outliers="squared, and less where the model says that it is unsure",
+        try_next=("mse_loss", "huber_loss"),
     ),
     LossInfo(
         name="hinge_embedding_loss",
@@ -122,6 +161,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("margin_ranking_loss",),
         source="Hadsell, Chopra and LeCun 2006, without the squares",
+        latex=r"\begin{cases} x & y = 1 \\ \max(0, \mathrm{margin} - x) & y = -1 \end{cases}",
+        output_layer="a distance, 0 or more",
+        target_dtype="any, −1 and 1",
+        outliers="linear in the distance",
+        try_next=("cosine_embedding_loss", "margin_ranking_loss"),
     ),
     LossInfo(
         name="huber_loss",
@@ -135,6 +179,12 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses, also with weight",
         relatives=("smooth_l1_loss", "mse_loss"),
         source="Huber 1964",
+        latex=r"\begin{cases} \tfrac{1}{2}(x - y)^2 & |x - y| \le \delta \\ "
+        r"\delta\,(|x - y| - \tfrac{1}{2}\delta) & \text{else} \end{cases}",
+        output_layer="none: a number",
+        target_dtype="floating point",
+        outliers="squared up to delta, linear beyond",
+        try_next=("smooth_l1_loss", "l1_loss"),
     ),
     LossInfo(
         name="kl_div",
@@ -148,6 +198,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses; batchmean: samples",
         relatives=("cross_entropy",),
         source="Kullback and Leibler 1951",
+        latex=r"y\,(\log y - x)",
+        output_layer="log_softmax",
+        target_dtype="floating point",
+        outliers="linear in the log-probability",
+        try_next=("cross_entropy",),
     ),
     LossInfo(
         name="l1_loss",
@@ -161,6 +216,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses, or weight where it is given",
         relatives=("smooth_l1_loss",),
         source="Laplace 1774: its minimum is the median",
+        latex=r"|x - y|",
+        output_layer="none: a number",
+        target_dtype="floating point",
+        outliers="linear: an error twice as large counts twice",
+        try_next=("huber_loss",),
     ),
     LossInfo(
         name="linear_cross_entropy",
@@ -174,6 +234,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="weight[t] of the samples that count; with probabilities, samples",
         relatives=("cross_entropy",),
         source="negative log-likelihood of a categorical variable",
+        latex=r"\log \sum_c \exp(z_c) - z_t, \quad z = x W^{\top} + b",
+        output_layer="none: features; the layer is part of the loss",
+        target_dtype="int64 class indices; floating point for class probabilities",
+        outliers="linear in the score of a wrong label",
+        try_next=("cross_entropy",),
     ),
     LossInfo(
         name="margin_ranking_loss",
@@ -187,6 +252,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("hinge_embedding_loss", "soft_margin_loss"),
         source="Herbrich, Graepel and Obermayer 1999",
+        latex=r"\max(0, \mathrm{margin} - y\,(x_1 - x_2))",
+        output_layer="none: scores",
+        target_dtype="any, −1 and 1",
+        outliers="linear in the difference of the scores",
+        try_next=("soft_margin_loss",),
     ),
     LossInfo(
         name="mse_loss",
@@ -200,6 +270,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses, or weight where it is given",
         relatives=("huber_loss",),
         source="Legendre 1805: its minimum is the mean",
+        latex=r"(x - y)^2",
+        output_layer="none: a number",
+        target_dtype="floating point",
+        outliers="squared: an error twice as large counts four times",
+        try_next=("huber_loss", "l1_loss"),
     ),
     LossInfo(
         name="multi_margin_loss",
@@ -213,6 +288,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="samples, also with weight",
         relatives=("cross_entropy", "multilabel_margin_loss"),
         source="Weston & Watkins 1999",
+        latex=r"\frac{w_t}{C} \sum_{c \ne t} \max(0, \mathrm{margin} - x_t + x_c)^p",
+        output_layer="none: raw scores",
+        target_dtype="int64 class indices",
+        outliers="linear in the score for p = 1, squared for p = 2",
+        try_next=("cross_entropy",),
     ),
     LossInfo(
         name="multilabel_margin_loss",
@@ -226,6 +306,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="samples",
         relatives=("multi_margin_loss", "multilabel_soft_margin_loss"),
         source="Elisseeff & Weston 2001: pairs of a label and a class that is none",
+        latex=r"\frac{1}{C} \sum_{t \in y} \sum_{c \notin y} \max(0, 1 - x_t + x_c)",
+        output_layer="none: raw scores",
+        target_dtype="int64 class indices, ended by −1",
+        outliers="linear in the score",
+        try_next=("multilabel_soft_margin_loss",),
     ),
     LossInfo(
         name="multilabel_soft_margin_loss",
@@ -239,6 +324,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="rows, also with weight",
         relatives=("binary_cross_entropy_with_logits", "multilabel_margin_loss"),
         source="negative log-likelihood of independent Bernoulli variables",
+        latex=r"\frac{1}{C} \sum_c w_c \left(-y_c \log \sigma(x_c) - (1 - y_c) \log \sigma(-x_c)\right)",
+        output_layer="none: raw scores",
+        target_dtype="floating point",
+        outliers="linear in the score of a wrong label",
+        try_next=("binary_cross_entropy_with_logits",),
     ),
     LossInfo(
         name="nll_loss",
@@ -252,6 +342,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="weight[t] of the samples that count",
         relatives=("cross_entropy",),
         source="negative log-likelihood of a categorical variable",
+        latex=r"-\log p_t",
+        output_layer="log_softmax, which cross_entropy makes unnecessary",
+        target_dtype="int64 or uint8 class indices",
+        outliers="linear in the log-probability",
+        try_next=("cross_entropy",),
         deprecated_modules=("NLLLoss2d",),
     ),
     LossInfo(
@@ -266,6 +361,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("gaussian_nll_loss",),
         source="negative log-likelihood of a Poisson variable",
+        latex=r"\exp(x) - y x \quad\text{or}\quad x - y \log(x + \mathrm{eps})",
+        output_layer="none: the logarithm of a rate",
+        target_dtype="floating point counts, 0 or more",
+        outliers="a rate that is too high costs as its exponential",
+        try_next=("gaussian_nll_loss",),
     ),
     LossInfo(
         name="smooth_l1_loss",
@@ -279,6 +379,12 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("huber_loss", "l1_loss"),
         source="Girshick 2015, equation 3, for β = 1",
+        latex=r"\begin{cases} \tfrac{1}{2\beta}(x - y)^2 & |x - y| < \beta \\ "
+        r"|x - y| - \tfrac{1}{2}\beta & \text{else} \end{cases}",
+        output_layer="none: a number",
+        target_dtype="floating point",
+        outliers="squared up to beta, linear beyond",
+        try_next=("huber_loss", "l1_loss"),
     ),
     LossInfo(
         name="soft_margin_loss",
@@ -292,6 +398,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="losses",
         relatives=("binary_cross_entropy_with_logits",),
         source="logistic regression with labels of −1 and 1",
+        latex=r"\log(1 + \exp(-y x))",
+        output_layer="none: raw scores",
+        target_dtype="floating point, −1 and 1",
+        outliers="linear in the score of a wrong label",
+        try_next=("binary_cross_entropy_with_logits",),
     ),
     LossInfo(
         name="triplet_margin_loss",
@@ -305,6 +416,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="triplets",
         relatives=("triplet_margin_with_distance_loss", "cosine_embedding_loss"),
         source="Balntas et al. 2016",
+        latex=r"\max(0, \mathrm{margin} + \lVert a - p + \mathrm{eps} \rVert - \lVert a - n + \mathrm{eps} \rVert)",
+        output_layer="none: vectors",
+        target_dtype="none",
+        outliers="linear in the distances",
+        try_next=("cosine_embedding_loss",),
     ),
     LossInfo(
         name="triplet_margin_with_distance_loss",
@@ -318,6 +434,11 @@ LOSSES: tuple[LossInfo, ...] = (
         mean_over="triplets",
         relatives=("triplet_margin_loss",),
         source="Balntas et al. 2016",
+        latex=r"\max(0, \mathrm{margin} + d(a, p) - d(a, n))",
+        output_layer="none: vectors",
+        target_dtype="none",
+        outliers="linear in the distances",
+        try_next=("triplet_margin_loss",),
     ),
 )
 

@@ -75,7 +75,7 @@ def _is_named(loss: LossInfo, name: str) -> bool:
 
 def _text(loss: LossInfo) -> str:
     """All that a search looks through."""
-    values = asdict(loss).values()
+    values = [value for name, value in asdict(loss).items() if name not in ("latex", "try_next")]
     return " ".join(" ".join(value) if isinstance(value, tuple) else value for value in values).casefold()
 
 
@@ -88,9 +88,12 @@ def _entry(loss: LossInfo) -> str:
     names = {field.name: field.name.replace("_", " ") for field in fields(LossInfo)}
     names |= {"name": "function", "module": "class", "mean_over": "mean divides by"}
     values = asdict(loss) | {
+        # The formula once more, for documents.
+        "latex": "",
         "name": f"losskit.functional.{loss.name}",
         "module": f"losskit.{loss.module}",
         "relatives": ", ".join(loss.relatives) or "-",
+        "try_next": ", ".join(loss.try_next),
         "deprecated_modules": ", ".join(loss.deprecated_modules),
     }
     shown = {names[field]: value for field, value in values.items() if value}
