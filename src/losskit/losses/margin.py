@@ -30,7 +30,8 @@ def multi_margin_loss(input: Tensor, target: Tensor, p: int, margin: float, weig
     0 is 0.
     """
     index = target.unsqueeze(-1)
-    own = torch.arange(input.shape[-1], device=input.device) == index
+    # Not arange, which knows nothing of a fake tensor's mode.
+    own = index.new_ones(input.shape[-1]).cumsum(0) - 1 == index
     # A mask and not a difference, and before anything is computed from it: x_t may be infinite.
     excess = relu((margin - input.gather(-1, index) + input).masked_fill(own, 0))
     losses = (excess if p == 1 else excess.square()).sum(-1) / input.shape[-1]
