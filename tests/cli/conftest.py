@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-COMMAND = [sys.executable, "-c", "import sys; from losskit.cli import main; sys.exit(main())"]
+# What a shell starts in the background ignores Ctrl-C, and so would what these tests start.
+COMMAND = [
+    sys.executable,
+    "-c",
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from losskit.cli import main; sys.exit(main())",
+]
 
 Start = Callable[..., "subprocess.Popen[str]"]
 

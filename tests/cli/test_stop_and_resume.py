@@ -52,7 +52,7 @@ def finished_epochs() -> int:
 def test_killed(start: Start) -> None:
     with start(*TRAIN, "--epochs", "10000") as process:
         stop_after_epochs(process, Path("run/metrics.jsonl"), 2, signal.SIGKILL)
-        process.communicate()
+        process.communicate(timeout=120)
         assert process.returncode == -signal.SIGKILL
     finished = finished_epochs()
     assert 2 <= finished < 10000
@@ -62,7 +62,7 @@ def test_killed(start: Start) -> None:
 def test_interrupted(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     with start(*TRAIN, "--epochs", "10000") as process:
         stop_after_epochs(process, Path("run/metrics.jsonl"), 3, signal.SIGINT)
-        _, stderr = process.communicate()
+        _, stderr = process.communicate(timeout=120)
         assert process.returncode == 130
     finished = finished_epochs()
     command = "losskit train --data fake --lr 0.001 --optimizer adamw --epochs 10000 --out run"
