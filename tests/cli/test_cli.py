@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from fresh_process import output_of
 
 import losskit
 from losskit.backends import info
 from losskit.cli import main
 from losskit.cli.train import resume_command
 from losskit.train import TrainOptions
+from losskit.train.options import LOSSES
+
+COMMANDS = ("train", "losses", "info")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,12 +89,49 @@ def test_errors_are_one_sentence(
     assert (captured.out, captured.err) == ("", message)
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["train", "--data", "mnist"], ["train", "--lr", "fast"]])
-def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "losskit: the following arguments are required: COMMAND. losskit --help tells what it takes."),
+        (["trian"], "losskit: command 'trian' is none of {commands}. Did you mean train?"),
+        (
+            ["train", "--data", "mnist"],
+            "losskit: train: --data 'mnist' is none of digits, cifar10, fake. "
+            "losskit train --help tells what it takes.",
+        ),
+        (["train", "--loss", "msee"], "losskit: train: --loss 'msee' is none of {losses}. Did you mean mse?"),
+        (
+            ["train", "--lr", "fast"],
+            "losskit: train: argument --lr: invalid float value: 'fast'. losskit train --help tells what it takes.",
+        ),
+        (["losses", "--taks", "x"], "losskit: there is no option --taks. Did you mean --task?"),
+        (["train", "now"], "losskit: 'now' is one argument too many. losskit --help tells what it takes."),
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: losskit")
+    captured = capsys.readouterr()
+    message = message.format(commands=", ".join(COMMANDS), losses=", ".join(LOSSES))
+    assert (captured.out, captured.err) == ("", f"{message}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "completions"),
+    [
+        ("losskit in", ["info "]),
+        ("losskit train --data c", ["cifar10 "]),
+        ("losskit train --lab", ["--label-smoothing "]),
+    ],
+)
+def test_completion(line: str, completions: list[str], tmp_path: Path) -> None:
+    # As bash asks, which reads the answer from descriptor 8; here from a file.
+    answer = tmp_path / "answer"
+    environment = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "COMP_LINE": line}
+    environment |= {"COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    output_of("from losskit.cli import main; main([])", **environment)
+    assert answer.read_text().split("\n") == completions
 
 
 def test_digits_with_default_options(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 import losskit
 from losskit.cli import info, losses, train
+from losskit.cli.parser import Parser
 from losskit.errors import LosskitError
 
 __all__ = ["main"]
@@ -23,7 +24,9 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv`, by default the program's own; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    _complete(parser)
+    arguments = parser.parse_args(argv)
     run: Command = arguments.run
     try:
         status = run(arguments)
@@ -42,8 +45,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
 
 
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell, if it is the shell that asks, what the word at the cursor may become."""
+    if "_ARGCOMPLETE" not in os.environ:
+        return
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    argcomplete.autocomplete(parser)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="losskit",
         description="The loss functions of torch.nn, fused, checked and explained. This command trains a network "
         "with them and tells what runs on this machine.",
