@@ -150,9 +150,11 @@ struct LeanTensors {
     float* loss;
 };
 
-// Not inlined: among its caller's variables it does not vectorise on every instruction set.
+constexpr int64_t kFusedBlock = 1024;
+
+// At most kFusedBlock elements. Not inlined: among its caller's variables it does not vectorise on every instruction set.
 template <class Loss, unsigned kWants, Out kOut>
-__attribute__((noinline)) double lean_elements(const LeanTensors& lean, const float* parameters, float scale, int64_t begin,
+__attribute__((noinline)) double lean_block_of(const LeanTensors& lean, const float* parameters, float scale, int64_t begin,
                                                int64_t n, int& bad) {
     constexpr bool second = Loss::tensors > 1, third = Loss::tensors > 2;
     const float* x0 = lean.x[0] + begin;
@@ -162,18 +164,18 @@ __attribute__((noinline)) double lean_elements(const LeanTensors& lean, const fl
     float* g1 = kWants & 2 ? lean.grads[1] + begin : nullptr;
     float* g2 = kWants & 4 ? lean.grads[2] + begin : nullptr;
     const float* upstream = kOut == Out::of_each ? lean.upstream + begin : nullptr;
-    float* loss = kOut == Out::each ? lean.loss + begin : nullptr;
+    // Added up in a loop of its own: with doubles in this one the registers do not suffice.
+    float values[kOut == Out::sum ? kFusedBlock : 1];
+    float* loss = kOut == Out::each ? lean.loss + begin : values;
     const float p = parameters[0], q = parameters[1];
-    double sum = 0.0;
     int outside = 0;
-#pragma omp simd reduction(+ : sum) reduction(| : outside)
+#pragma omp simd reduction(| : outside)
     for (int64_t i = 0; i < n; ++i) {
         float y = 0.0f, z = 0.0f, value, dx, dy, dz;
         if constexpr (second) y = x1[i];
         if constexpr (third) z = x2[i];
         Loss::eval(x0[i], y, z, p, q, value, dx, dy, dz);
-        if constexpr (kOut == Out::sum) sum += value;
-        if constexpr (kOut == Out::each) loss[i] = value;
+        if constexpr (kOut != Out::of_each) loss[i] = value;
         float factor = scale;
         if constexpr (kOut == Out::of_each) factor *= upstream[i];
         // By its bits: a select is a branch where there are no masks.
@@ -184,6 +186,16 @@ __attribute__((noinline)) double lean_elements(const LeanTensors& lean, const fl
         if constexpr (Loss::bounded) outside |= !Loss::inside(z);
     }
     bad |= outside;
+    return kOut == Out::sum ? sum_of(values, n) : 0.0;
+}
+
+template <class Loss, unsigned kWants, Out kOut>
+inline double lean_elements(const LeanTensors& lean, const float* parameters, float scale, int64_t begin, int64_t n,
+                            int& bad) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i += kFusedBlock) {
+        sum += lean_block_of<Loss, kWants, kOut>(lean, parameters, scale, begin + i, n - i < kFusedBlock ? n - i : kFusedBlock, bad);
+    }
     return sum;
 }
 
@@ -217,8 +229,6 @@ inline LeanLoop lean_loop_of(const FusedArgs& a, LeanTensors& lean) {
 }
 
 // C.
-constexpr int64_t kFusedBlock = 1024;
-
 template <class Loss>
 struct FusedBuffers {
     float x[Loss::tensors][kFusedBlock], value[kFusedBlock], slope[Loss::slopes][kFusedBlock], factor[kFusedBlock];

@@ -76,11 +76,10 @@ LOSSKIT_INLINE float divide_by_power(float x, int32_t exponent) {
 
 LOSSKIT_INLINE float log_nonnegative(float x) {
     bool denormal = x < 1.17549435e-38f;
-    float scaled = x * 8388608.0f;
-    float normal = denormal ? scaled : x;
+    // Choices between numbers and not between results, of which both would be computed.
+    float normal = x * (denormal ? 8388608.0f : 1.0f), shift = denormal ? 23.0f : 0.0f;
     int32_t exponent = exponent_of(normal);
-    int32_t shift = denormal ? 23 : 0;
-    float result = log_reduced(divide_by_power(normal, exponent) - 1.0f, static_cast<float>(exponent - shift));
+    float result = log_reduced(divide_by_power(normal, exponent) - 1.0f, static_cast<float>(exponent) - shift);
     result = x == 0.0f ? -kInfinity : result;
     return x < kInfinity ? result : x;
 }

@@ -182,10 +182,7 @@ __attribute__((noinline)) double staged_block(const float* x, const float* y, co
         float* values = kWhat == Lean::each_value ? out : first;
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) values[i] = Loss::value(x[i], y[i], first[i], parameter, 1.0f);
-        if constexpr (kWhat != Lean::each_value) {
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < n; ++i) sum += values[i];
-        }
+        if constexpr (kWhat != Lean::each_value) sum = sum_of(values, n);
     }
     if constexpr (Loss::bounded) {
         int outside = 0;
