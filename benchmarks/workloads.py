@@ -587,9 +587,9 @@ WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
     ),
     Workload(
         name="linear_cross_entropy",
-        description="linear_cross_entropy 2048x512, 32000 classes, float32",
+        description="linear_cross_entropy 4096x512, 32000 classes, float32, in two chunks",
         build=build_linear_cross_entropy,
-        shape=(2048, 512, 32000),
+        shape=(4096, 512, 32000),
         small_shape=(7, 16, 61),
         peers=("losskit", "eager"),
         targets=(Target("speed_up", 1.1), NO_WORSE_ERROR),

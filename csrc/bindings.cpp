@@ -418,6 +418,13 @@ PyMethodDef lean_functions[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
+nb::object empty(int64_t rows, int64_t columns) {
+    if (rows < 0 || columns < 0) throw nb::value_error("a shape below 0");
+    const int64_t shape[] = {rows, columns};
+    Tensor view;
+    return make_tensor(DType::float32, 2, shape, nullptr, view);
+}
+
 nb::dict memory_stats() {
     PoolStats stats = pool_stats();
     nb::dict result;
@@ -454,6 +461,7 @@ NB_MODULE(_kernels, m) {
           nb::arg("want_loss"), nb::arg("want_grad"), nb::arg("inplace"), nb::arg("out_dtype"));
     bind_ctc(m);
     bind_fused(m);
+    m.def("empty", &empty);
     m.def("empty_cache", &empty_cache);
     m.def("memory_stats", &memory_stats);
     m.def("set_cache_limit", [](uint64_t bytes) { set_cache_limit(bytes); });

@@ -20,7 +20,9 @@ from losskit.kernels import cpu
 CASE = APART_CASES[1]
 torch_function = nn.functional.linear_cross_entropy
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason=cpu.unavailable_reason())
-BACKENDS = ["auto", "reference"]
+# The last: two rows of five classes at a time.
+WAYS: list[dict[str, Any]] = [{}, {"backend": "reference"}, {"workspace": 40}]
+each_way = pytest.mark.parametrize("way", WAYS, ids=["all at once", "reference", "in chunks"])
 
 
 def map_of_classes(dtype: torch.dtype = torch.float32) -> Call:
@@ -44,14 +46,14 @@ def gradients(call: Call, function: Any, **more: Any) -> list[Tensor]:
     return [loss.detach(), *torch.autograd.grad(loss, call.wanted(), upstream.to(loss.dtype))]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_way
 @pytest.mark.parametrize("dtype", [torch.float64, *KERNEL_DTYPES], ids=dtype_name)
-def test_value_and_gradients(dtype: torch.dtype, backend: str) -> None:
+def test_value_and_gradients(dtype: torch.dtype, way: dict[str, Any]) -> None:
     for call in calls(dtype):
         for reduction in REDUCTIONS:
             exact = gradients(call.wide(), torch_function, reduction=reduction)
             eager = gradients(call, torch_function, reduction=reduction)
-            ours = gradients(call, F.linear_cross_entropy, reduction=reduction, backend=backend)
+            ours = gradients(call, F.linear_cross_entropy, reduction=reduction, **way)
             for mine, true, theirs in zip(ours, exact, eager, strict=True):
                 assert mine.dtype == dtype
                 assert_as_exact(mine, true, theirs, steps=8, scale=max(1.0, float(true.abs().max())))
@@ -66,8 +68,8 @@ def test_half_precision_is_multiplied_in_float32(dtype: torch.dtype) -> None:
         assert_as_exact(ours[0], exact[0], steps=8)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_options_are_those_of_cross_entropy(backend: str) -> None:
+@each_way
+def test_options_are_those_of_cross_entropy(way: dict[str, Any]) -> None:
     for call in calls():
         target, weight = call.kwargs["target"], call.target
         bias = call.kwargs.get("linear_bias")
@@ -78,31 +80,31 @@ def test_options_are_those_of_cross_entropy(backend: str) -> None:
         mask = torch.arange(shape.numel()).reshape(shape) % 3 != 1
         for options in ({"mask": mask}, {"sample_weight": torch.rand(shape)}, {"mask": mask, "normalizer": 2.5}):
             expected = F.cross_entropy(scores, target, **rest, **options)
-            ours = call.run(F.linear_cross_entropy, **options, backend=backend)
+            ours = call.run(F.linear_cross_entropy, **options, **way)
             torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@each_way
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])
-def test_a_row_of_which_nothing_counts_reaches_no_gradient(poison: float, backend: str) -> None:
+def test_a_row_of_which_nothing_counts_reaches_no_gradient(poison: float, way: dict[str, Any]) -> None:
     """Not the weight's either, where a NaN would meet a gradient of 0."""
     for call in calls():
         loss_shape = torch.Size([6, *call.target.shape[1:-1]])
         mask = torch.ones(loss_shape, dtype=torch.bool)
         mask[1] = mask[4] = False
-        clean = gradients(call, F.linear_cross_entropy, mask=mask, backend=backend)
+        clean = gradients(call, F.linear_cross_entropy, mask=mask, **way)
         input = call.input.clone()
         input[1] = input[4] = poison
-        dirty = gradients(Call(input, call.target, call.kwargs), F.linear_cross_entropy, mask=mask, backend=backend)
+        dirty = gradients(Call(input, call.target, call.kwargs), F.linear_cross_entropy, mask=mask, **way)
         for with_poison, without in zip(dirty, clean, strict=True):
             torch.testing.assert_close(with_poison, without)
             assert bool(with_poison.isfinite().all())
         assert not dirty[1][[1, 4]].any()
     # The same of a row that is ignored.
     call = map_of_classes()
-    clean = gradients(call, F.linear_cross_entropy, backend=backend)
+    clean = gradients(call, F.linear_cross_entropy, **way)
     call.input[1] = poison
-    for with_poison, without in zip(gradients(call, F.linear_cross_entropy, backend=backend), clean, strict=True):
+    for with_poison, without in zip(gradients(call, F.linear_cross_entropy, **way), clean, strict=True):
         torch.testing.assert_close(with_poison, without)
 
 
@@ -117,16 +119,17 @@ def test_gradcheck() -> None:
         assert gradgradcheck(of, call.wanted())
 
 
-def test_second_derivatives_through_the_kernel() -> None:
+@each_way
+def test_second_derivatives_through_the_kernel(way: dict[str, Any]) -> None:
     for call in calls():
 
-        def penalty(call: Call, function: Any) -> tuple[Tensor, ...]:
+        def penalty(call: Call, function: Any, **more: Any) -> tuple[Tensor, ...]:
             call = call.leaves(0, 1)
-            first = torch.autograd.grad(call.run(function), call.wanted(), create_graph=True)
+            first = torch.autograd.grad(call.run(function, **more), call.wanted(), create_graph=True)
             return torch.autograd.grad(sum(one.square().sum() for one in first), call.wanted())
 
         for ours, exact in zip(
-            penalty(call, F.linear_cross_entropy), penalty(call.wide(), torch_function), strict=True
+            penalty(call, F.linear_cross_entropy, **way), penalty(call.wide(), torch_function), strict=True
         ):
             assert_as_exact(ours, exact, steps=64)
 
@@ -164,6 +167,173 @@ def test_explain_dispatch() -> None:
             assert losskit.explain_dispatch(call.leaves(0, 1).run, F.linear_cross_entropy).backend == "cpu"
     with pytest.raises(BackendError):
         calls(torch.float64)[0].run(F.linear_cross_entropy, backend="cpu")
+
+
+# in chunks ------------------------------------------------------------------------------------------------------------
+
+
+def large(dtype: torch.dtype = torch.float32, target: str = "indices", bias: bool = True) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    tensors = {
+        "input": torch.randn(37, 24, generator=generator).to(dtype).requires_grad_(),
+        "linear_weight": torch.randn(91, 24, generator=generator).to(dtype).requires_grad_(),
+    }
+    if bias:
+        tensors["linear_bias"] = torch.randn(91, generator=generator).to(dtype).requires_grad_()
+    if target == "indices":
+        tensors["target"] = torch.randint(91, (37,), generator=generator)
+        tensors["target"][::5] = -100
+    else:
+        tensors["target"] = torch.rand(37, 91, generator=generator).softmax(1).to(dtype)
+    return tensors
+
+
+def differentiated(upstream: str, **arguments: Any) -> list[Tensor]:
+    leaves = [tensor for tensor in arguments.values() if isinstance(tensor, Tensor) and tensor.requires_grad]
+    loss = F.linear_cross_entropy(**arguments)
+    generator = torch.Generator().manual_seed(4)
+    factor = torch.rand(loss.shape, generator=generator, dtype=torch.float64).to(loss.dtype) if upstream else None
+    return [loss.detach(), *torch.autograd.grad(loss, leaves, factor)]
+
+
+CHUNKED: list[dict[str, Any]] = [
+    {},
+    {"label_smoothing": 0.1},
+    {"weight": torch.linspace(0.1, 2, 91)},
+    {"weight": torch.linspace(0.1, 2, 91), "label_smoothing": 0.2},
+    {"sample_weight": torch.linspace(0, 3, 37)},
+    {"mask": torch.arange(37) % 3 > 0},
+    {"mask": torch.arange(37) < 0, "on_empty": "zero"},
+    {"mask": torch.arange(37) < 0},
+    {"normalizer": 5.5},
+    {"out_dtype": torch.float64},
+]
+
+
+@needs_kernels
+@pytest.mark.parametrize("upstream", ["", "random"])
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("options", CHUNKED, ids=lambda options: "-".join(options) or "plain")
+def test_any_chunk_gives_the_same(options: dict[str, Any], reduction: str, target: str, upstream: str) -> None:
+    if reduction == "none" and (not upstream or "normalizer" in options):
+        pytest.skip("single losses have no gradient of their own and no divisor")
+    tensors = large(target=target)
+    wide = {
+        name: t.detach().double().requires_grad_(t.requires_grad) if t.is_floating_point() else t
+        for name, t in tensors.items()
+    }
+    exact_options = {name: t.double() if name in ("weight", "sample_weight") else t for name, t in options.items()}
+    exact = differentiated(upstream, **wide, **exact_options, reduction=reduction, backend="reference")
+    whole = differentiated(upstream, **tensors, **options, reduction=reduction, backend="reference")
+    for rows in (1, 2, 12, 37):
+        ours = differentiated(upstream, **tensors, **options, reduction=reduction, workspace=rows * 91 * 4)
+        for mine, true, theirs in zip(ours, exact, whole, strict=True):
+            assert mine.dtype == theirs.dtype
+            assert_as_exact(mine, true.to(torch.float64), theirs, steps=8, scale=float(true.nan_to_num().abs().max()))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", HALVES, ids=dtype_name)
+@pytest.mark.parametrize("scale", [1.0, 1024.0])
+def test_gradients_of_half_precision_are_rounded_once(dtype: torch.dtype, scale: float) -> None:
+    """Added up over chunks in float32, and also under a loss scale."""
+    tensors = large(dtype)
+    leaves = [tensor for tensor in tensors.values() if tensor.requires_grad]
+    wide = {
+        name: t.detach().float().requires_grad_(t.requires_grad) if t.is_floating_point() else t
+        for name, t in tensors.items()
+    }
+    loss = F.linear_cross_entropy(**tensors, workspace=5 * 91 * 4, reduction="sum")
+    exact = F.linear_cross_entropy(**wide, reduction="sum", backend="reference")
+    expected = torch.autograd.grad(scale * exact, [tensor for tensor in wide.values() if tensor.requires_grad])
+    for mine, true in zip(torch.autograd.grad(scale * loss, leaves), expected, strict=True):
+        assert mine.dtype == dtype
+        # One rounding of the largest, and what rounding the loss's own factor costs.
+        assert float((mine.double() - true).abs().max()) <= 0.51 * torch.finfo(dtype).eps * float(true.abs().max())
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    "frozen", [("input",), ("linear_weight",), ("input", "linear_bias"), ("linear_weight", "linear_bias")]
+)
+def test_what_is_frozen_gets_no_gradient(frozen: tuple[str, ...]) -> None:
+    tensors = {name: t.detach().requires_grad_(t.requires_grad and name not in frozen) for name, t in large().items()}
+    for ours, whole in zip(
+        differentiated("random", **tensors, workspace=5 * 91 * 4),
+        differentiated("random", **tensors, backend="reference"),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, whole)
+
+
+@needs_kernels
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_second_backward_and_other_factors(reduction: str) -> None:
+    tensors = large()
+    leaves = [tensor for tensor in tensors.values() if tensor.requires_grad]
+    loss = F.linear_cross_entropy(**tensors, reduction=reduction, workspace=4 * 91 * 4)
+    one = torch.ones_like(loss)
+    first = torch.autograd.grad(loss, leaves, one, retain_graph=True)
+    for factor in (1.0, -3.0, 0.0):
+        for again, before in zip(
+            torch.autograd.grad(loss, leaves, factor * one, retain_graph=True), first, strict=True
+        ):
+            torch.testing.assert_close(again, factor * before)
+
+
+@needs_kernels
+def test_the_scores_never_exist_as_a_whole() -> None:
+    """Beyond the gradients there is a workspace, however many rows and classes there are."""
+    for rows, classes, workspace in ((4096, 1000, 1 << 20), (512, 20000, 1 << 21), (3000, 500, 1 << 18)):
+        input = torch.randn(rows, 16, requires_grad=True)
+        linear_weight = torch.randn(classes, 16, requires_grad=True)
+        target = torch.randint(classes, (rows,))
+        losskit.empty_cache()
+        before = losskit.memory_stats()["active_bytes"]
+        loss = F.linear_cross_entropy(input, linear_weight, target, label_smoothing=0.1, workspace=workspace)
+        held = losskit.memory_stats()["active_bytes"] - before
+        gradients = 4 * (input.numel() + linear_weight.numel())
+        assert held <= 1.05 * gradients + 8192
+        # The buffers that were used and are idle again.
+        assert losskit.memory_stats()["cached_bytes"] <= 1.3 * workspace
+        loss.backward()
+        # Before the next cache is looked at.
+        del loss, input, linear_weight
+
+
+@needs_kernels
+def test_chunks_are_told() -> None:
+    tensors = large()
+    seen = losskit.explain_dispatch(F.linear_cross_entropy, **tensors, workspace=10 * 91 * 4)
+    # 29 of the 37 rows count, in chunks of at most ten.
+    assert seen == losskit.Dispatch("cpu", f"{cpu.description()}, 3 chunks of 10 rows")
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"),
+    [(91 * 4 * 10, 10), ("4KiB", 10), ("4 kB", 10), ("1MiB", 29), (1, 1)],
+)
+@needs_kernels
+def test_workspace(size: int | str, rows: int) -> None:
+    reason = losskit.explain_dispatch(F.linear_cross_entropy, **large(), workspace=size).reason
+    assert reason.endswith(f" of {rows} rows")
+
+
+@pytest.mark.parametrize("size", [0, -1, "", "0MiB", "1.5GiB", "12 apples", True, 1.5, None])
+def test_a_wrong_workspace(size: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"linear_cross_entropy: workspace must be a positive number of bytes, or a text such as "
+    ):
+        F.linear_cross_entropy(**large(), workspace=size)
+
+
+@needs_kernels
+def test_a_class_index_out_of_range_in_the_last_chunk() -> None:
+    tensors = large()
+    tensors["target"][36] = 91
+    with pytest.raises(IndexError, match=r"^linear_cross_entropy: 1 of 37 targets lies? outside \[0, 91\)"):
+        F.linear_cross_entropy(**tensors, workspace=91 * 4)
 
 
 def test_the_options_for_chunks_change_no_number() -> None:

@@ -3,6 +3,7 @@ fix."""
 
 import math
 import numbers
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -685,6 +686,22 @@ def ignored_index(function: str, ignore_index: int | None, probabilities: bool) 
             "mask= leaves samples out."
         )
     return ignore_index
+
+
+_UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def bytes_of(function: str, name: str, size: object) -> int:
+    """A number of bytes, or a text such as "256MiB"."""
+    if isinstance(size, str):
+        found = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", size)
+        if found and found[2] in _UNITS and int(found[1]) > 0:
+            return int(found[1]) * _UNITS[found[2]]
+    elif isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    raise LosskitValueError(
+        f"{function}: {name} must be a positive number of bytes, or a text such as '256MiB', got {size!r}."
+    )
 
 
 def check_linear_options(function: str, options: object) -> None:

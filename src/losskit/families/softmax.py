@@ -241,7 +241,7 @@ def kernel_arguments(
         or row_weight is not None
         or reduction.on_empty != "nan"
     ):
-        divisor = float(reduction.divisor(_counts(call, input, target)))
+        divisor = float(reduction.divisor(counts_of(call, input, target)))
     row_mask = None if reduction.mask is None else reduction.mask.contiguous()
     options = (weight, call.ignore_index, call.label_smoothing, row_weight, row_mask)
     return input, cpu.target_like(input, target, target.is_floating_point()), options, divisor
@@ -258,7 +258,7 @@ def _counted(call: ClassCall, target: Tensor) -> Tensor:
     return counted if call.reduction.mask is None else counted & call.reduction.mask
 
 
-def _counts(call: ClassCall, input: Tensor, target: Tensor) -> Tensor | None:
+def counts_of(call: ClassCall, input: Tensor, target: Tensor) -> Tensor | None:
     """What each sample adds to the divisor of the mean."""
     if target.is_floating_point():
         return None

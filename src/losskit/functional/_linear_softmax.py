@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
-from losskit.core.precision import autocast, autocast_enabled, widen
-from losskit.core.reduction import Options, where
-from losskit.families import softmax as softmax_family
-from losskit.losses.linear_softmax import linear_logits
+from losskit.core.precision import autocast_enabled, widen
+from losskit.core.reduction import Options
+from losskit.families import linear_softmax as family
 
 
 def linear_cross_entropy(
@@ -29,6 +28,7 @@ def linear_cross_entropy(
     normalizer: float | Tensor | None = None,
     on_empty: str = "nan",
     out_dtype: torch.dtype | None = None,
+    workspace: int | str = "256MiB",
     backend: str = "auto",
 ) -> Tensor:
     """Cross entropy of the scores that a linear layer gives: log Σ_c exp(z_c) − z_t with z = x·Wᵀ + b.
@@ -41,8 +41,9 @@ def linear_cross_entropy(
     `weight`: one per class, shape (C). `reduction`: `"none"`, `"mean"`, `"sum"`. `ignore_index`: a class index that
     does not count; None is −100, and the only choice with class probabilities. `label_smoothing`: that of
     `cross_entropy`. `options`: a `torch.nn.LinearCrossEntropyOptions`, which tells PyTorch to go through the batch in
-    chunks; it changes no number, and here the scores are formed as a whole. The other keywords are described at the
-    head of `losskit.functional`.
+    chunks; it changes no number, and here `workspace` says how large they are: how much memory the scores may take at a
+    time, a number of bytes or a text such as "256MiB". The other keywords are described at the head of
+    `losskit.functional`.
 
     **Returns**: a 0-dim tensor, or one loss per target with `reduction="none"`; in nats. `mean` divides as
     `cross_entropy` does.
@@ -50,7 +51,10 @@ def linear_cross_entropy(
     **Gradient**: by input, linear_weight and linear_bias; by target, where it holds probabilities. A row of which
     nothing counts adds exactly 0 to each, whatever it holds.
 
-    **Edge cases**: those of `cross_entropy` for the scores. float16 and bfloat16 are multiplied in float32.
+    **Edge cases**: those of `cross_entropy` for the scores. float16 and bfloat16 are multiplied in float32, and
+    gradients by such tensors are added up in float32 and rounded once. The CPU kernels never hold the scores of more
+    rows than fit into `workspace`, and multiply no row that does not count; derivatives of the gradient, and calls
+    that no kernel takes, need all scores at once.
 
     **Raises**: ValueError for an unknown reduction and for batch sizes that differ, IndexError for a class index out of
     range, RuntimeError for other shapes, dtypes or devices that do not go together.
@@ -90,42 +94,23 @@ def linear_cross_entropy(
             inputs.check_weight_dtype(name, weight, input)
     shape = logits_shape[:1] + logits_shape[2:] if len(logits_shape) > 1 else torch.Size()
     inputs.check_mask(name, mask, shape)
-    rows = _rows_that_count(input, target, ignored, mask, shape, probabilities)
-    # A row of which nothing counts is taken out before the product: a NaN in it times a gradient of 0 would be NaN.
-    kept = input if rows is None else where(rows, input)
-    logits = linear_logits(widen(kept), widen(linear_weight), None if linear_bias is None else widen(linear_bias))
-    # Autocast makes the product one of half precision, and the loss of it one of float32.
     dtype = widen(input).dtype if autocasting else input.dtype
-    logits, weight = autocast(logits, weight)
     if probabilities:
-        (target,) = autocast(target)
         dtype = torch.promote_types(dtype, target.dtype)
         dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
-        target = widen(target)
-    return softmax_family.class_loss(
-        name,
-        False,
-        logits,
-        target,
-        None if weight is None else widen(weight),
-        ignored,
-        float(label_smoothing),
-        Options(
-            reduction, sample_weight, mask, normalizer, on_empty, dtype if out_dtype is None else out_dtype, backend
+    dtype = dtype if out_dtype is None else out_dtype
+    return family.run(
+        family.LinearCall(
+            name,
+            weight,
+            ignored,
+            float(label_smoothing),
+            Options(reduction, sample_weight, mask, normalizer, on_empty, dtype, backend),
+            dtype,
+            inputs.bytes_of(name, "workspace", workspace),
         ),
-        False,
+        input,
+        linear_weight,
+        linear_bias,
+        target,
     )
-
-
-def _rows_that_count(
-    input: Tensor, target: Tensor, ignore_index: int, mask: Tensor | None, shape: torch.Size, probabilities: bool
-) -> Tensor | None:
-    """True for the rows of input of which some loss counts, as one value per row; None where all do."""
-    counts = None if mask is None else mask.expand(shape)
-    if not probabilities:
-        # One sample takes its index with or without a dimension.
-        labelled = target.long().reshape(shape) != ignore_index
-        counts = labelled if counts is None else counts & labelled
-    if counts is None or input.ndim == 1:
-        return counts
-    return counts.reshape(input.shape[0], -1).any(1, keepdim=True) if input.shape[0] else counts.new_ones(0, 1)

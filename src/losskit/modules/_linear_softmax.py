@@ -48,6 +48,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         options: Any = None,
         on_empty: str = "nan",
         out_dtype: torch.dtype | None = None,
+        workspace: int | str = "256MiB",
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
@@ -56,9 +57,11 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         inputs.check_label_smoothing(name, label_smoothing)
         inputs.check_linear_options(name, options)
         inputs.check_class_weight(name, weight, num_classes)
+        inputs.bytes_of(name, "workspace", workspace)
         self.reduction = reduction
         self.on_empty = on_empty
         self.out_dtype = out_dtype
+        self.workspace = workspace
         self.backend = backend
         self.weight: Tensor | None
         self.register_buffer("weight", weight)
@@ -97,6 +100,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
             normalizer=normalizer,
             on_empty=self.on_empty,
             out_dtype=self.out_dtype,
+            workspace=self.workspace,
             backend=self.backend,
         )
 

@@ -53,6 +53,7 @@ from losskit.kernels.cpu.fused import (
     fused_gradients,
     join_lean_fused,
 )
+from losskit.kernels.cpu.linear_class_loss import LinearOptions, linear_class_loss
 from losskit.kernels.cpu.pointwise import (
     BCE,
     BCE_WITH_LOGITS,
@@ -94,6 +95,7 @@ __all__ = [
     "CtcFactors",
     "Factors",
     "FusedFactors",
+    "LinearOptions",
     "available",
     "class_layout",
     "class_loss",
@@ -119,6 +121,7 @@ __all__ = [
     "lean_ctc",
     "lean_fused",
     "lean_pointwise",
+    "linear_class_loss",
     "memory_stats",
     "pointwise",
     "pointwise_gradient",
