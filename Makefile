@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: run test lint types fix bench check clean
+.PHONY: run test lint types docs fix bench check clean
 
 run: $(INSTALLED)
 	$(BIN)/losskit train --data digits --compare-torch --overwrite --out runs/digits
@@ -19,6 +19,11 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+# -W and -n: a link that leads nowhere is an error.
+docs: $(INSTALLED)
+	$(BIN)/sphinx-build -W -n --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
+
 fix: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -26,7 +31,7 @@ fix: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
-check: lint types test
+check: lint types docs test
 
 clean:
 	rm -rf .venv build runs
