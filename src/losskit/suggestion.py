@@ -87,7 +87,7 @@ def suggest(task: str) -> Suggestions:
        try next      gaussian_nll_loss
     """
     if not isinstance(task, str):
-        raise LosskitTypeError(f"suggest: task must be words such as 'segmentation', got a {type(task).__name__}.")
+        raise LosskitTypeError(f"suggest: task must be words such as 'segmentation', got {type(task).__name__}.")
     return _suggestions(_understood(task))
 
 

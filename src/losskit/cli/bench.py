@@ -4,7 +4,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ import losskit
 from losskit.backends import info
 from losskit.cli.comparison import WORKLOADS, Result, compare
 from losskit.errors import LosskitValueError
+from losskit.names import loss_named
 
 __all__ = ["add_command"]
 
@@ -66,12 +66,10 @@ def _benchmarks_of(root: Path) -> Callable[[Sequence[str]], int]:
 
 
 def _small(names: Sequence[str], quick: bool, only_list: bool) -> int:
-    unknown = [name for name in names if name not in WORKLOADS]
+    chosen = [loss_named(name, "bench").name for name in names] or list(WORKLOADS)
+    unknown = [name for name in chosen if name not in WORKLOADS]
     if unknown:
-        near = get_close_matches(unknown[0], WORKLOADS, n=1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(WORKLOADS)}."
-        raise LosskitValueError(f"bench: no workload is called {unknown[0]!r}. {hint}")
-    chosen = names or list(WORKLOADS)
+        raise LosskitValueError(f"bench: there is no workload for {unknown[0]}, there are {', '.join(WORKLOADS)}.")
     if only_list:
         print("\n".join(f"{name:<34}{WORKLOADS[name][0]}" for name in chosen))
         return 0

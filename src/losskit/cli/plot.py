@@ -77,7 +77,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         one.add_argument("--target", required=required, metavar="DATA", help="what it should give")
 
     history = _kind(kinds, "history", "training and test loss of a run, with the loss of a guess", _history)
-    history.add_argument("run", type=Path, metavar="RUN", help="folder of a losskit train, or its metrics.jsonl")
+    history.add_argument("folder", type=Path, metavar="RUN", help="folder of a losskit train, or its metrics.jsonl")
     history.add_argument("--classes", type=int, metavar="C", help="the guess is ln C")
     history.add_argument("--target", metavar="DATA", help="numbers of a regression: the guess is their variance")
     history.add_argument("--losses", metavar="DATA", help="(epochs, samples): the loss of each sample after each epoch")
@@ -157,7 +157,7 @@ def _history(arguments: argparse.Namespace) -> Any:
         None if text is None else read_tensor(text, option)
         for text, option in ((arguments.target, "--target"), (arguments.losses, "--losses"))
     )
-    return plot.history(arguments.run, num_classes=arguments.classes, target=target, losses=losses)
+    return plot.history(arguments.folder, num_classes=arguments.classes, target=target, losses=losses)
 
 
 def _span(arguments: argparse.Namespace) -> tuple[float, float] | None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
@@ -104,7 +105,10 @@ def _from_npy(path: Path, option: str) -> Tensor:
 
 def _from_pt(path: Path, option: str) -> Tensor:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # Of a pickle that torch.save did not write: the error below says as much.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     # torch.load has no exception of its own: each damage surfaces as another of these.
     except (
         pickle.UnpicklingError,

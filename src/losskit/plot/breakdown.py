@@ -142,12 +142,14 @@ def classes(
     >>> import torch, losskit
     >>> logits, target = torch.zeros(4, 2), torch.tensor([0, 0, 0, 1])
     >>> axes = losskit.plot.classes("cross_entropy", logits, target, "balanced")
-    >>> [round(bar.get_height(), 6) for bar in axes.patches]
+    >>> [float(bar.get_height()) for bar in axes.patches]
     [75.0, 25.0, 50.0, 50.0]
     """
     loss = as_loss(criterion, "classes")
     _check_class_indices(loss, input, target)
     count = input.shape[1] if input.ndim > 1 else input.shape[0]
+    if names is not None and len(names) != count:
+        raise LosskitValueError(f"classes: names must hold {count} names, one for each class, got {len(names)}.")
     weight = _class_weight(loss, target, weight, count, options)
     shares = [("before weights", shares_by_class(loss, input, target, None, count, options))]
     if weight is not None:

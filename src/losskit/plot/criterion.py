@@ -46,7 +46,7 @@ def as_loss(loss: Any, function: str) -> Loss:
         loss, options = loss.func, {name: value for name, value in loss.keywords.items() if name != "reduction"}
     if not callable(loss):
         raise LosskitTypeError(
-            f"{function}: a loss is a name such as 'mse', a function or a module, got a {type(loss).__name__}."
+            f"{function}: a loss is a name such as 'mse', a function or a module, got {type(loss).__name__}."
         )
     name = getattr(loss, "__name__", type(loss).__name__)
     found = next((info for info in LOSSES if info.name == name and loss in _functions(name)), None)

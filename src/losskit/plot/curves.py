@@ -185,7 +185,7 @@ def _line(loss: Loss, section: Section, positions: Tensor, target: float | None,
 
 
 def _legend(axes: "Axes", count: int) -> None:
-    if count <= 4:
+    if count <= 3:
         axes.legend(fontsize="small")
     else:
         # Inside it would hide what it names.

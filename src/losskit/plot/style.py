@@ -56,7 +56,7 @@ LINES = (
     Line(SKY, (0, (8, 3)), "P"),
     Line(VERMILLION, (0, (1, 3)), "X"),
 )
-BARS = (Bar(BLUE, ""), Bar(ORANGE, "//"), Bar(PURPLE, ".."), Bar(SKY, "\\\\"))
+BARS = (Bar(BLUE, ""), Bar(ORANGE, "//"), Bar(GREEN, "\\\\"), Bar(SKY, ".."))
 
 
 def line(index: int, points: int, marks: int = 8) -> dict[str, Any]:
@@ -131,4 +131,4 @@ def require_matplotlib() -> ModuleType:
 
 
 def _told(value: object) -> str:
-    return f"{len(value)} of them" if isinstance(value, (list, tuple)) else f"a {type(value).__name__}"
+    return f"{len(value)} of them" if isinstance(value, (list, tuple)) else type(value).__name__

@@ -28,6 +28,9 @@ _OF_ELEMENTS = {
     "soft_margin_loss": (1.0, -1.0),
 }
 Span = tuple[float, float]
+STEPS = 14
+# White where the map is dark.
+_LINES = ["white"] * (STEPS // 2) + [INK] * (STEPS - STEPS // 2 + 1)
 
 
 def landscape(
@@ -37,7 +40,7 @@ def landscape(
     *,
     span: Span | tuple[Span, Span] = (-4.0, 4.0),
     labels: tuple[str, str] | None = None,
-    points: int = 61,
+    points: int = 81,
     ax: Any = None,
 ) -> "Axes":
     """The surface of a loss over two logits, or over two parameters, as a contour map with its lowest point marked.
@@ -72,24 +75,27 @@ def landscape(
     levels = _levels(values)
     finite = values.masked_fill(~values.isfinite(), float("nan")).numpy()
     filled = axes.contourf(xs.numpy(), ys.numpy(), finite, levels=levels, cmap="cividis", extend="neither")
-    lines = axes.contour(xs.numpy(), ys.numpy(), finite, levels=levels, colors=INK, linewidths=0.6)
+    lines = axes.contour(xs.numpy(), ys.numpy(), finite, levels=levels, colors=_LINES, linewidths=0.6)
     axes.figure.colorbar(filled, ax=axes, label=value_label(known), format="%.3g").add_lines(lines)
-    row, column = divmod(int(values.nan_to_num(nan=float("inf")).argmin()), points)
-    axes.plot(
-        [float(xs[column])],
-        [float(ys[row])],
-        marker="*",
-        markersize=14,
-        color="white",
-        markeredgecolor=INK,
-        clip_on=False,
-    )
     axes.set_xlabel(first)
     axes.set_ylabel(second)
-    axes.set_title(
-        f"{known.label}: lowest at {_name(first)} = {_number(xs[column])}, {_name(second)} = {_number(ys[row])}",
-        fontsize="medium",
-    )
+    lowest = (values == values[values.isfinite()].min()).nonzero().tolist()
+    if len(lowest) == 1:
+        ((row, column),) = lowest
+        axes.plot(
+            [float(xs[column])],
+            [float(ys[row])],
+            marker="*",
+            markersize=14,
+            color="white",
+            markeredgecolor=INK,
+            clip_on=False,
+        )
+        where = f"{_name(first)} = {_number(xs[column])}, {_name(second)} = {_number(ys[row])}"
+    else:
+        # A plateau has no point of its own.
+        where = f"{len(lowest):,} points of the grid"
+    axes.set_title(f"{known.label}: lowest at {where}", fontsize="medium")
     return axes
 
 
@@ -140,12 +146,12 @@ def _positions(span: Span | tuple[Span, Span], points: int) -> tuple[Tensor, Ten
 
 
 def _levels(values: Tensor) -> list[float]:
-    """Fourteen levels, closer where the surface is low: a bowl shows its bottom."""
+    """Levels that are closer where the surface is low, so that a bowl shows its bottom."""
     finite = values[values.isfinite()]
     low, high = float(finite.min()), float(finite.max())
     if high <= low:
         high = low + 1.0
-    return [low + (high - low) * (step / 14) ** 2 for step in range(15)]
+    return [low + (high - low) * (step / STEPS) ** 2 for step in range(STEPS + 1)]
 
 
 def _name(label: str) -> str:
