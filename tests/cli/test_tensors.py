@@ -83,8 +83,8 @@ def test_nothing_is_executed(suffix: str, tmp_path: Path) -> None:
         ),
         (
             "__import__('os').system('true')",
-            "--input: \"__import__('os').system('true')\" is neither JSON (Expecting value at character 1) nor the path "
-            "of a .csv, .npy or .pt file; write numbers such as '[[0.1, 0.2, 0.3]]'.",
+            "--input: \"__import__('os').system('true')\" is neither JSON (Expecting value at character 1) nor the "
+            "path of a .csv, .npy or .pt file; write numbers such as '[[0.1, 0.2, 0.3]]'.",
         ),
         (
             '["a"]',

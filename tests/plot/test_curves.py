@@ -137,6 +137,23 @@ def test_the_other_target() -> None:
     assert torch.equal(x, y)
 
 
+def test_a_target_that_a_loss_does_not_take() -> None:
+    with pytest.raises(
+        ValueError, match=r"^compare: target=0 is for losses that take one here, .*; cross_ent"
+    ):
+        plot.compare("bce_with_logits", "cross_entropy", target=0)
+    assert plot.compare("bce_with_logits", target=0).get_xlabel() == "logit"
+    assert plot.compare("bce_with_logits", target=1).get_xlabel() == "logit of the true class, all others 0"
+
+
+def test_where_no_gradients_are_wanted() -> None:
+    with torch.no_grad():
+        _, gradient = plot.curve("mse")
+        x, y = data(gradient)
+        torch.testing.assert_close(y, 2 * x)
+        plot.question("reduction")
+
+
 def test_a_loss_of_the_callers_own() -> None:
     def log_cosh(input: Tensor, target: Tensor) -> Tensor:
         return torch.log(torch.cosh(input - target))

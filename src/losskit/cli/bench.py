@@ -18,7 +18,7 @@ __all__ = ["add_command"]
 
 DESCRIPTION = """\
 Checks values and gradients against torch in float64, then times losskit and torch in turn: in a clone of the
-repository all of its benchmarks, elsewhere a small comparison of four losses.
+repository all of its benchmarks, whose figures go to runs/bench; elsewhere a small comparison of four losses.
 """
 EPILOG = """\
 examples

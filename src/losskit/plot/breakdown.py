@@ -61,7 +61,7 @@ def per_sample(each: Tensor, function: str, loss: Loss) -> Tensor:
             f"{function}: {loss.label} returned {'one number' if each.ndim == 0 else 'no loss'}, expected a loss for "
             "each sample; give a batch of at least one sample, unreduced."
         )
-    losses = each.double().reshape(len(each), -1).sum(1)
+    losses = each.cpu().double().reshape(len(each), -1).sum(1)
     lost = (~losses.isfinite()).nonzero().flatten()
     if len(lost):
         raise LosskitValueError(
@@ -177,7 +177,8 @@ def shares_by_class(
     # By the function, since a module holds its weights for good.
     function = getattr(functional, "" if loss.info is None else loss.info.name)
     chosen = {**loss.options, **options, "weight": weight, "reduction": "none"}
-    each = function(input, target, **chosen).detach().double().flatten()
+    each = function(input, target, **chosen).detach().cpu().double().flatten()
+    target = target.cpu()
     counted = _counted(loss, target, count, options)
     sums = torch.zeros(count, dtype=torch.float64).index_add_(0, target.flatten()[counted].long(), each[counted])
     total = float(sums.sum())

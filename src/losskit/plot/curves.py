@@ -96,9 +96,10 @@ def compare(
 
 def value_and_gradient(function: Callable[[Tensor], Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
     """n losses of n positions, each of its own position alone, and their derivatives."""
-    leaf = positions.clone().requires_grad_()
-    value = function(leaf)
-    (gradient,) = torch.autograd.grad(value.sum(), leaf)
+    with torch.enable_grad():
+        leaf = positions.clone().requires_grad_()
+        value = function(leaf)
+        (gradient,) = torch.autograd.grad(value.sum(), leaf)
     return value.detach(), gradient
 
 
@@ -119,11 +120,15 @@ def _draw(
     known = [as_loss(loss, function) for loss in losses]
     sections = [_section(loss, over, function) for loss in known]
     axis = _common_axis(known, sections, function)
-    if not any(section.target is not None for section in sections) and target is not None:
-        raise LosskitValueError(
-            f"{function}: target={target:g} is for losses that take one here, such as binary_cross_entropy; "
-            f"{known[0].label} does not."
-        )
+    if target is not None:
+        fixed = [loss.label for loss, section in zip(known, sections, strict=True) if section.target is None]
+        if fixed:
+            raise LosskitValueError(
+                f"{function}: target={target:g} is for losses that take one here, such as binary_cross_entropy; "
+                f"{fixed[0]} does not."
+            )
+        if axis is AXES["logit"] and target != 1:
+            axis = axis._replace(label="logit")
     low, high = (axis.low, axis.high) if span is None else span
     if not (low < high and points >= 2):
         raise LosskitValueError(
@@ -141,7 +146,7 @@ def _draw(
 def _section(loss: Loss, over: str | None, function: str) -> Section:
     if loss.info is None:
         axis = "error" if over is None else over
-        return Section(axis, SECTIONS["mse_loss" if axis == "error" else "soft_margin_loss"].arguments, target=1)
+        return SECTIONS["mse_loss"] if axis == "error" else SECTIONS["soft_margin_loss"]._replace(axis=axis)
     if loss.label.startswith("LinearCrossEntropyLoss"):
         raise LosskitTypeError(
             f"{function}: LinearCrossEntropyLoss holds a layer of its own; name 'linear_cross_entropy' instead."

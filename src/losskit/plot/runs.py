@@ -87,7 +87,7 @@ def guess(num_classes: int) -> Baseline:
 
 def mean_guess(target: Tensor) -> Baseline:
     """The squared error of the mean: Var(y)."""
-    numbers = target.double()
+    numbers = target.detach().cpu().double()
     value = float(functional.mse_loss(numbers.mean().expand_as(numbers), numbers))
     return Baseline(value, f"Var(y) = {value:.4g}: always the mean", "target units squared")
 
@@ -202,7 +202,7 @@ def loss_histogram(axes: "Axes", epochs: Sequence[int], losses: Tensor) -> None:
     from matplotlib.patheffects import Normal, Stroke
     from matplotlib.ticker import MaxNLocator
 
-    numbers = losses.detach().double()
+    numbers = losses.detach().cpu().double()
     positive = numbers[(numbers > 0) & numbers.isfinite()]
     if not len(positive) or bool((numbers < 0).any()):
         raise LosskitValueError("history: a histogram by epoch needs losses that are not negative, and some above 0.")

@@ -3,6 +3,8 @@
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from losskit.errors import LosskitValueError
 from losskit.plot.questions import (
     bce_or_ce,
@@ -57,7 +59,8 @@ def question(name: str, ax: Any = None) -> "Axes | tuple[Axes, ...]":
     """
     asked = question_named(name)
     axes = panels(ax, len(asked.widths), "question", asked.size, widths=asked.widths)
-    asked.draw(axes)
+    with torch.enable_grad():
+        asked.draw(axes)
     if ax is None:
         axes[0].figure.suptitle(asked.question, fontsize="x-large")
     return axes[0] if len(axes) == 1 else tuple(axes)
