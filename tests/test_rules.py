@@ -26,11 +26,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "losskit"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-# A room may import from rooms of a lower number, and from itself. `plot` to come stands where it will.
+# A room may import from rooms of a lower number, and from itself. Rooms to come stand where they will.
 ORDER = {
     "errors": 0,
     "catalog": 0,
+    "tasks": 0,
     "core": 1,
+    "files": 1,
+    "names": 1,
+    "suggestion": 1,
     "losses": 2,
     "kernels": 2,
     "families": 3,

@@ -1,5 +1,8 @@
 """losskit: the loss functions of `torch.nn`, the same calls, many times faster, checked and explained."""
 
+from importlib import import_module
+from typing import Any
+
 from losskit import functional
 from losskit.core.dispatch import Dispatch, explain_dispatch
 from losskit.errors import LosskitError
@@ -62,9 +65,27 @@ __all__ = [
     "explain_dispatch",
     "functional",
     "memory_stats",
+    "plot",
     "replace_torch_losses",
     "set_cache_limit",
+    "suggest",
     "tune_malloc",
 ]
 
 __version__ = "0.1.0"
+
+# Loaded when first asked for: what a training does without.
+_LAZY = {"plot": "losskit.plot", "suggest": "losskit.suggestion"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'losskit' has no attribute {name!r}")
+    module = import_module(_LAZY[name])
+    value = module if module.__name__ == f"losskit.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

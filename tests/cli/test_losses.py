@@ -9,6 +9,7 @@ import pytest
 
 from losskit.catalog import LOSSES, LossInfo
 from losskit.cli import main
+from losskit.suggestion import suggest
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -54,8 +55,6 @@ def test_table_of_a_narrow_terminal(
     [
         (["huber"], ["huber_loss", "mse_loss", "smooth_l1_loss"]),
         (["HUBER", "Girshick"], ["smooth_l1_loss"]),
-        (["--task", "Regress"], [info.name for info in LOSSES if info.task == "regression"]),
-        (["--task", "multi-label", "softplus"], ["binary_cross_entropy_with_logits"]),
         (["class indices", "log-prob"], ["nll_loss"]),
     ],
 )
@@ -97,12 +96,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["legendre", "laplace"], "no loss holds all of 'legendre laplace'; fewer words find more."),
         (
             ["logits", "--task", "regression"],
-            "no loss holds all of 'logits' and is for --task 'regression'; fewer words find more.",
-        ),
-        (
-            ["--task", "regresion"],
-            "--task 'regresion' is none of classification, distributions, embedding, multi-label classification, "
-            "ranking, regression, sequence classification. Did you mean 'regression'?",
+            "none of the losses for 'regression' holds 'logits'; --task alone shows mse_loss, huber_loss, l1_loss.",
         ),
     ],
 )
@@ -110,6 +104,22 @@ def test_nothing_found(arguments: list[str], message: str, capsys: pytest.Captur
     assert main(["losses", *arguments]) == 2
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", f"losskit: losses: {message}\n")
+
+
+def test_the_losses_for_a_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["losses", "--task", "object detection boxes"]) == 0
+    assert capsys.readouterr().out == f"{suggest('object detection')}\n"
+    assert main(["losses", "--task", "Multi-Label", "softplus"]) == 0
+    assert re.findall(r"^\d\. (\w+)", capsys.readouterr().out, re.MULTILINE) == ["binary_cross_entropy_with_logits"]
+    assert main(["losses", "--task", "counts", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps([asdict(one) for one in suggest("counts")]))
+
+
+def test_an_unknown_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["losses", "--task", "regresion"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "losskit: suggest: task 'regresion' is not known. Did you mean 'regression'?\n"
 
 
 def test_the_readme_shows_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """`losskit COMMAND …`: reads the command line, runs the command, turns errors into one sentence and an exit status.
 
-Exit status 0 is success; 1 a difference that `train --compare-torch` found; 2 a wrong option, missing data, a loss
-that is not there or an output folder that cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a
+Exit status 0 is success; 1 a difference that `train --compare-torch` or `bench` found; 2 a wrong option, missing data,
+a loss that is not there or an output that cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a
 pipe whose reader has gone.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 import losskit
-from losskit.cli import info, losses, train
+from losskit.cli import bench, info, losses, plot, train
 from losskit.cli.parser import Parser
 from losskit.errors import LosskitError
 
@@ -59,8 +59,8 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
         prog="losskit",
-        description="The loss functions of torch.nn, fused, checked and explained. This command trains a network "
-        "with them and tells what runs on this machine.",
+        description="The loss functions of torch.nn, fused, checked and explained. This command draws them, "
+        "trains a network with them, measures them, and tells which of them serves a task and what runs here.",
         epilog="losskit COMMAND --help tells the options of a command.",
     )
     parser.add_argument(
@@ -69,5 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train.add_command(commands)
     losses.add_command(commands)
+    plot.add_command(commands)
+    bench.add_command(commands)
     info.add_command(commands)
     return parser

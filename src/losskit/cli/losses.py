@@ -1,4 +1,4 @@
-"""`losskit losses`: the losses, their formulas, and what they take."""
+"""`losskit losses`: the losses, their formulas, what they take, and which of them serves a task."""
 
 import argparse
 import json
@@ -10,8 +10,18 @@ from difflib import get_close_matches
 
 from losskit.catalog import LOSSES, LossInfo
 from losskit.errors import LosskitValueError
+from losskit.suggestion import Suggestions, suggest
 
 __all__ = ["add_command"]
+
+EPILOG = """\
+examples
+  losskit losses
+  losskit losses huber_loss
+  losskit losses logits
+  losskit losses --task segmentation
+  losskit losses --task "regression with outliers"
+"""
 
 # Of no terminal: into a file or another program each loss goes on one line.
 _UNLIMITED = 1 << 16
@@ -21,8 +31,11 @@ _COLUMNS = ("function", "class", "task", "formula", "input")
 def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "losses",
-        help="the losses, their formulas, and what they take",
-        description="Prints the losses as a table, or all that is known of one.",
+        help="the losses, what they take, and which of them serves a task",
+        description="Prints the losses as a table, all that is known of one, or with --task which ones serve a task "
+        "and why.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "words",
@@ -31,13 +44,19 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="the name of a function or class, for all that is known of it; or words that each loss shown must hold, "
         "anywhere and in any case",
     )
-    parser.add_argument("--task", metavar="TEXT", help="losses for tasks that hold this text, such as regression")
+    parser.add_argument(
+        "--task",
+        metavar="TEXT",
+        help="what the model is for, in a few words such as 'segmentation': the losses to try, the first one in front",
+    )
     parser.add_argument("--json", action="store_true", help="print a JSON list")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    found = _find(arguments.words, arguments.task)
+    if arguments.task is not None:
+        return _suggest(arguments.words, arguments.task, arguments.json)
+    found = _find(arguments.words)
     if arguments.json:
         print(json.dumps([asdict(loss) for loss in found], ensure_ascii=False, indent=2))
     elif len(arguments.words) == 1 and _is_named(found[0], arguments.words[0]):
@@ -47,26 +66,37 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _find(words: Sequence[str], task: str | None) -> list[LossInfo]:
-    losses = [loss for loss in LOSSES if task is None or task.casefold() in loss.task]
-    if not losses:
-        known = sorted({loss.task for loss in LOSSES})
+def _suggest(words: Sequence[str], task: str, as_json: bool) -> int:
+    """The losses for a task, of which each shown must hold all of the words."""
+    suggested = suggest(task)
+    wanted = [loss.name for loss in _matching(words)]
+    found = Suggestions(suggested.task, [one for one in suggested if one.loss in wanted])
+    if not found:
         raise LosskitValueError(
-            f"losses: --task {task!r} is none of {', '.join(known)}.{_suggestion(task or '', known)}"
+            f"losses: none of the losses for {suggested.task!r} holds {' and '.join(map(repr, words))}; "
+            f"--task alone shows {', '.join(one.loss for one in suggested)}."
         )
+    print(json.dumps([asdict(one) for one in found], ensure_ascii=False, indent=2) if as_json else found)
+    return 0
+
+
+def _matching(words: Sequence[str]) -> list[LossInfo]:
+    return [loss for loss in LOSSES if all(word.casefold() in _text(loss) for word in words)]
+
+
+def _find(words: Sequence[str]) -> list[LossInfo]:
     if len(words) == 1:
-        named = [loss for loss in losses if _is_named(loss, words[0])]
+        named = [loss for loss in LOSSES if _is_named(loss, words[0])]
         if named:
             return named
-    found = [loss for loss in losses if all(word.casefold() in _text(loss) for word in words)]
+    found = _matching(words)
     if found:
         return found
     known = sorted({word for loss in LOSSES for word in (loss.name, loss.module, *_text(loss).split())})
     unknown = [word for word in words if not any(word.casefold() in _text(loss) for loss in LOSSES)]
     if unknown:
         raise LosskitValueError(f"losses: no loss holds {unknown[0]!r}.{_suggestion(unknown[0], known)}")
-    within = "" if task is None else f" and is for --task {task!r}"
-    raise LosskitValueError(f"losses: no loss holds all of {' '.join(words)!r}{within}; fewer words find more.")
+    raise LosskitValueError(f"losses: no loss holds all of {' '.join(words)!r}; fewer words find more.")
 
 
 def _is_named(loss: LossInfo, name: str) -> bool:

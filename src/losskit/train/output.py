@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from losskit.errors import DataError, LosskitValueError, OutputError
+from losskit.files import replace_file
 from losskit.train.options import TrainOptions
 
 __all__ = ["Checkpoint", "OutputFolder", "Row"]
@@ -129,18 +129,8 @@ class OutputFolder:
         return content
 
     def _replace(self, path: Path, content: bytes) -> None:
-        """Write `content` beside `path` and put it in its place when it is on the disk."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            try:
-                with partial.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            replace_file(path, content)
         except OSError as error:
             raise self._unwritable(error) from error
 
