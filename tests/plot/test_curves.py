@@ -138,9 +138,7 @@ def test_the_other_target() -> None:
 
 
 def test_a_target_that_a_loss_does_not_take() -> None:
-    with pytest.raises(
-        ValueError, match=r"^compare: target=0 is for losses that take one here, .*; cross_ent"
-    ):
+    with pytest.raises(ValueError, match=r"^compare: target=0 is for losses that take one here, .*; cross_ent"):
         plot.compare("bce_with_logits", "cross_entropy", target=0)
     assert plot.compare("bce_with_logits", target=0).get_xlabel() == "logit"
     assert plot.compare("bce_with_logits", target=1).get_xlabel() == "logit of the true class, all others 0"

@@ -1,5 +1,6 @@
 """Value and gradient of losses over one number."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -130,7 +131,7 @@ def _draw(
         if axis is AXES["logit"] and target != 1:
             axis = axis._replace(label="logit")
     low, high = (axis.low, axis.high) if span is None else span
-    if not (low < high and points >= 2):
+    if not (-math.inf < low < high < math.inf and points >= 2):
         raise LosskitValueError(
             f"{function}: span must go from a smaller to a larger number and points be 2 or more, got span=({low:g}, "
             f"{high:g}), points={points}."
@@ -179,12 +180,9 @@ def _line(loss: Loss, section: Section, positions: Tensor, target: float | None,
         return each.reshape(len(x), -1)[:, 0]
 
     value, gradient = value_and_gradient(losses, positions)
-    notes = (
-        [f"y = {chosen:g}".replace("-", "−")]
-        if section.target is not None and loss.info is not None and chosen is not None
-        else []
-    )
-    notes += [section.note] if section.note else []
+    notes = [section.note] if section.note else []
+    if loss.info is not None and section.target is not None and chosen is not None:
+        notes.append(f"y = {chosen:g}".replace("-", "−"))
     unit = "" if loss.info is None else "no unit" if loss.info.unit == "none" else loss.info.unit
     return _Drawn(loss, ", ".join([loss.label, *notes]), unit, positions, value, gradient)
 

@@ -1,5 +1,6 @@
 """A loss over two numbers, as a map."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def _of_two_numbers(
 def _positions(span: Span | tuple[Span, Span], points: int) -> tuple[Tensor, Tensor]:
     spans = span if isinstance(span[0], Sequence) else (span, span)
     for low, high in spans:
-        if not (low < high and points >= 2):
+        if not (-math.inf < low < high < math.inf and points >= 2):
             raise LosskitValueError(
                 f"landscape: span must go from a smaller to a larger number and points be 2 or more, got span={span}, "
                 f"points={points}."
