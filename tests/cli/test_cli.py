@@ -17,7 +17,7 @@ from losskit.cli.train import resume_command
 from losskit.train import TrainOptions
 from losskit.train.options import LOSSES
 
-COMMANDS = ("train", "losses", "info")
+COMMANDS = ("train", "losses", "plot", "bench", "info")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,12 +177,23 @@ def test_errors_are_one_sentence_and_write_nothing(
     assert sorted(path.name for path in data.iterdir()) == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["pie"], ["samples", "mse"], ["curve"]])
-def test_a_wrong_command_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "plot: the following arguments are required: PICTURE. losskit plot --help"),
+        (["curv"], "plot: PICTURE 'curv' is none of curve, compare, question, samples, classes, landscape, history."),
+        (["curve"], "plot curve: the following arguments are required: LOSS. losskit plot curve --help"),
+        (["samples", "mse"], "plot samples: the following arguments are required: --input, --target. losskit plot"),
+    ],
+)
+def test_a_wrong_command_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["plot", *arguments])
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("usage: losskit plot")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"losskit: {message}")
+    assert captured.err.count("\n") == 1
 
 
 def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
