@@ -12,8 +12,7 @@ import losskit
 project = "losskit"
 author = "the losskit developers"
 release = losskit.__version__
-extensions = ["myst_parser", "sphinx.ext.mathjax"]
-myst_enable_extensions = ["dollarmath"]
+extensions = ["myst_parser"]
 # Links to the sections of a page.
 myst_heading_anchors = 3
 html_theme = "furo"

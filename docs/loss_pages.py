@@ -5,7 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
+import latex2mathml.converter
+import matplotlib.pyplot as plt
 
 import losskit
 from losskit import functional
@@ -43,25 +44,26 @@ def write(folder: Path) -> None:
     """Write the pages of all losses, and their pictures, into `folder`."""
     folder.mkdir(exist_ok=True)
     for info in LOSSES:
-        drawn = _draw(info, folder / f"{info.name}.svg")
-        _replace(folder / f"{info.name}.md", page(info, drawn))
+        _draw(info, folder / f"{info.name}.svg")
+        _replace(folder / f"{info.name}.md", page(info))
 
 
-def page(info: LossInfo, drawn: bool) -> str:
+def page(info: LossInfo) -> str:
     """The page of one loss, in MyST's Markdown."""
     arguments, options = EXAMPLES[info.name]
     call = ", ".join([*map(repr, arguments), *(f"{name}={value!r}" for name, value in options.items())])
     parts = [
         f"# {info.name}",
         f"`losskit.functional.{info.name}`, `losskit.{info.module}`: {info.task}.",
-        f"$$\n{info.latex}\n$$",
-        f"![value and gradient of {info.name}]({info.name}.svg)" if drawn else "",
+        # MathML, which browsers draw by themselves: no script from elsewhere.
+        f'<p class="formula">{latex2mathml.converter.convert(info.latex, display="block")}</p>',
+        f"![value and gradient of {info.name}]({info.name}.svg)",
         _facts(info),
         _body(info),
         f"## Explained\n\n```python\nlosskit.explain({info.name!r}, {call})\n```",
         f"```text\n{losskit.explain(info.name, *arguments, lang='en', **options)}\n```",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(parts) + "\n"
 
 
 def _facts(info: LossInfo) -> str:
@@ -96,16 +98,10 @@ def _body(info: LossInfo) -> str:
     return f"## What it is\n\n```python\nlosskit.functional.{info.name}(\n    {signature},\n)\n```\n\n{text}"
 
 
-def _draw(info: LossInfo, path: Path) -> bool:
-    """Value and gradient as a picture; not of losses that no single number goes into."""
-    if info.name not in losskit.plot.CURVES:
-        return False
-    # The same file for the same picture.
-    with mpl.rc_context({"svg.hashsalt": info.name}):
-        axes = losskit.plot.curve(info.name)
-        axes[0].figure.savefig(path, metadata={"Date": None})
-        mpl.pyplot.close(axes[0].figure)
-    return True
+def _draw(info: LossInfo, path: Path) -> None:
+    value, _ = losskit.plot.curve(info.name)
+    losskit.plot.save(value, path)
+    plt.close(value.figure)
 
 
 def _replace(path: Path, text: str) -> None:
