@@ -1,8 +1,11 @@
 """losskit: the loss functions of `torch.nn`, the same calls, many times faster, checked and explained."""
 
+from importlib import import_module
+from typing import Any
+
 from losskit import functional
 from losskit.core.dispatch import Dispatch, explain_dispatch
-from losskit.errors import LosskitError
+from losskit.errors import LosskitError, LossWarning
 from losskit.memory import empty_cache, memory_stats, set_cache_limit, tune_malloc
 from losskit.modules import (
     BCELoss,
@@ -38,12 +41,14 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dispatch",
+    "Finding",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
     "LinearCrossEntropyLoss",
+    "LossWarning",
     "LosskitError",
     "MSELoss",
     "MarginRankingLoss",
@@ -53,11 +58,14 @@ __all__ = [
     "NLLLoss",
     "NLLLoss2d",
     "PoissonNLLLoss",
+    "Report",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
+    "Watch",
     "__version__",
+    "diagnose",
     "empty_cache",
     "explain_dispatch",
     "functional",
@@ -65,6 +73,29 @@ __all__ = [
     "replace_torch_losses",
     "set_cache_limit",
     "tune_malloc",
+    "watch",
 ]
 
 __version__ = "0.1.0"
+
+# Loaded when first asked for: what a training does without.
+_LAZY = {
+    "Finding": "losskit.diagnosis",
+    "Report": "losskit.diagnosis",
+    "Watch": "losskit.diagnosis",
+    "diagnose": "losskit.diagnosis",
+    "watch": "losskit.diagnosis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'losskit' has no attribute {name!r}")
+    module = import_module(_LAZY[name])
+    value = module if module.__name__ == f"losskit.{name}" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

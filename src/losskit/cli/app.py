@@ -1,8 +1,8 @@
 """`losskit COMMAND …`: reads the command line, runs the command, turns errors into one sentence and an exit status.
 
-Exit status 0 is success; 1 a difference that `train --compare-torch` found; 2 a wrong option, missing data, a loss
-that is not there or an output folder that cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a
-pipe whose reader has gone.
+Exit status 0 is success; 1 a difference that `train --compare-torch` found, or an error that `doctor` did, whose status
+is otherwise that of its script; 2 a wrong option, missing data, a loss that is not there or an output folder that
+cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a pipe whose reader has gone.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 import losskit
-from losskit.cli import info, losses, train
+from losskit.cli import doctor, info, losses, train
 from losskit.errors import LosskitError
 
 __all__ = ["main"]
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="losskit",
         description="The loss functions of torch.nn, fused, checked and explained. This command trains a network "
-        "with them and tells what runs on this machine.",
+        "with them, finds faults in the losses of a script, and tells what runs on this machine.",
         epilog="losskit COMMAND --help tells the options of a command.",
     )
     parser.add_argument(
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train.add_command(commands)
+    doctor.add_command(commands)
     losses.add_command(commands)
     info.add_command(commands)
     return parser

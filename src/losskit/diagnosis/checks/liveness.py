@@ -1,0 +1,96 @@
+"""Check 12, first part: whether the loss reaches the model at all."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+
+from losskit.diagnosis.call import Call
+from losskit.diagnosis.finding import Finding, Kind, Place, figure
+from losskit.diagnosis.gradient import on_gradient_of_input, on_gradient_of_result
+from losskit.diagnosis.history import FIRST_CALLS, History
+from losskit.diagnosis.samples import ROWS
+
+__all__ = ["NOT_A_SCALAR", "NO_GRADIENT", "ZERO_GRADIENT", "liveness"]
+
+NO_GRADIENT = Kind("no-gradient", 12, "a loss that autograd cannot trace back to the model")
+NOT_A_SCALAR = Kind("not-a-scalar", 12, "several losses where backward needs one number")
+ZERO_GRADIENT = Kind("zero-gradient", 12, "a loss above 0 whose gradient is 0 everywhere")
+
+
+def liveness(call: Call, history: History) -> Iterator[Finding]:
+    if call.result is None or not call.training:
+        return
+    if len(history.live) < FIRST_CALLS:
+        history.live.append(call.result.requires_grad)
+        if len(history.live) == FIRST_CALLS and not any(history.live):
+            yield no_gradient(call.place, call.input_name)
+    if not call.result.requires_grad:
+        return
+    if call.result.ndim > 0:
+        yield not_a_scalar(call, call.result)
+    elif call.value is not None and math.isfinite(call.value) and call.value > 1e-6:
+        expect_a_gradient(call, call.value, call.result, history)
+
+
+def no_gradient(place: Place, name: str) -> Finding:
+    return NO_GRADIENT.found(
+        place,
+        "warning",
+        seen=f"Autograd records, and {name} does not require a gradient"
+        f" in any of the first {FIRST_CALLS} calls: the loss is a number without a graph.",
+        why="backward raises an error, or, where this loss is added to others, passes it over: the model does not "
+        "learn from it. An argmax, .detach(), .data, .item() or NumPy on the way cut the graph.",
+        fix="the output of the model as it is; with torch.no_grad(): around what is only measured",
+    )
+
+
+def not_a_scalar(call: Call, result: Tensor) -> Finding:
+    return NOT_A_SCALAR.found(
+        call.place,
+        "info",
+        seen=f"The loss has shape {tuple(result.shape)}, {result.numel()} numbers.",
+        why="backward needs one number: it raises an error unless they are averaged or added first.",
+        fix="loss.mean().backward()",
+    )
+
+
+def expect_a_gradient(call: Call, value: float, result: Tensor, history: History) -> None:
+    """Judge the gradient of the input when backward comes, unless it was multiplied by 0 on its way."""
+    place, name, margin = call.place, call.input_name, call.arguments.get("margin")
+    arrived: list[bool] = []
+
+    def at_result(gradients: tuple[Any, ...]) -> None:
+        if isinstance(gradients[0], Tensor):
+            arrived.append(_moves(gradients[0]))
+
+    def at_input(gradients: tuple[Any, ...]) -> None:
+        gradient = gradients[0]
+        # The first rows tell in most cases.
+        if isinstance(gradient, Tensor) and any(arrived) and not any(map(_moves, (gradient[:ROWS], gradient))):
+            history.add(zero_gradient(place, name, value, margin))
+
+    on_gradient_of_result(result, at_result)
+    on_gradient_of_input(call.input, call.origins, at_input)
+
+
+def _moves(gradient: Tensor) -> bool:
+    return bool(gradient.detach().count_nonzero())
+
+
+def zero_gradient(place: Place, name: str, value: float, margin: object) -> Finding:
+    collapsed = "triplet" in place.function and isinstance(margin, (int, float)) and math.isclose(value, margin)
+    return ZERO_GRADIENT.found(
+        place,
+        "error",
+        seen=f"The loss is {figure(value)}{', the margin' if collapsed else ''}, and its gradient by {name} is 0 "
+        "everywhere.",
+        why="The embeddings of anchor, positive and negative are the same: all inputs have collapsed to one point, and "
+        "nothing pulls them apart."
+        if collapsed
+        else "Nothing tells the model in which direction the loss falls: it stays as it is.",
+        fix="a lower learning rate, F.normalize(embedding), and no activation that ends at 0 before the loss"
+        if collapsed
+        else "no activation that saturates, such as a sigmoid or ReLU at its end, before the loss",
+    )
