@@ -13,13 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from losskit.diagnosis import interception
 from losskit.diagnosis.examine import conclude, examine
 from losskit.diagnosis.finding import Finding, Place
 from losskit.diagnosis.history import History
 from losskit.diagnosis.interception import Interception, loaded_namespaces, observing_everywhere
 from losskit.diagnosis.report import Report
-from losskit.diagnosis.site import user_line
+from losskit.diagnosis.site import shown, user_line
 from losskit.diagnosis.steps import counting_steps
 from losskit.errors import LosskitValueError
 
@@ -52,6 +51,7 @@ class Doctor:
     every: int
     histories: dict[Place, History] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _compiled_before: list[Any] = field(default_factory=list)
 
     def observe(self, name: str, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place = Place(name, *user_line())
@@ -66,7 +66,7 @@ class Doctor:
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
         """Every loss of torch.nn and losskit, by whatever name the program calls it."""
-        interception.compiled_calls.clear()
+        self._compiled_before = compiled()
         with counting_steps(), Interception(loaded_namespaces()), observing_everywhere(self.observe):
             yield
 
@@ -77,8 +77,23 @@ class Doctor:
             conclude(history)
             findings += history.found.values()
             notes += history.notes
-        notes += [f"{place}: torch.compile took it into a graph" for place in interception.compiled_calls]
+        new = [each for each in compiled() if not any(each is known for known in self._compiled_before)]
+        if new:
+            names = list(
+                dict.fromkeys(f"{each.co_name} at {shown(each.co_filename)}:{each.co_firstlineno}" for each in new)
+            )
+            notes.append(
+                f"what torch.compile took into a graph, a loss in it too ({', '.join(names[:5])}"
+                f"{', …' if len(names) > 5 else ''}); TORCH_COMPILE_DISABLE=1 in the environment shows it"
+            )
         return Report.of(findings, notes)
+
+
+def compiled() -> list[Any]:
+    """What torch.compile has compiled, where it was loaded at all; it knows that for statistics of its own."""
+    utils = sys.modules.get("torch._dynamo.utils")
+    metrics = getattr(utils, "get_compilation_metrics", None)
+    return [] if metrics is None else [each for each in metrics() if each.co_filename is not None]
 
 
 def run_watched(script: str, arguments: Sequence[str], *, module: bool = False, every: int = EVERY) -> Examined:

@@ -52,8 +52,8 @@ class History:
     least_counted: int | None = None
     most_counted: int = 0
     ignores: bool = False
-    # Per checked call: the loss as it is declared, and with other axes as classes.
-    layouts: list[dict[str, float]] = field(default_factory=list)
+    # Of the last calls that were checked: the loss as it is declared, and with other axes as classes.
+    layouts: "deque[dict[str, float]]" = field(default_factory=lambda: deque(maxlen=FIRST_CALLS))
     # Whether the input of each of the first calls had a gradient.
     live: list[bool] = field(default_factory=list)
     found: dict[str, Finding] = field(default_factory=dict)

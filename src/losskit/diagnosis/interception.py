@@ -19,8 +19,6 @@ import torch
 from torch.nn import functional as torch_functional
 
 from losskit import functional
-from losskit.diagnosis.finding import Place
-from losskit.diagnosis.site import user_line
 from losskit.replace import FUNCTIONS
 
 __all__ = ["Interception", "loaded_namespaces", "observing", "observing_everywhere", "public_namespaces", "wrapped"]
@@ -37,8 +35,6 @@ class _Pair(NamedTuple):
 _lock = threading.RLock()
 _local = threading.local()
 _everywhere: list[Observer] = []
-# Calls that torch.compile took into a graph while somebody watched.
-compiled_calls: dict[Place, None] = {}
 # How many interceptions hold a name of a namespace.
 _holds: dict[tuple[int, str], int] = {}
 
@@ -47,7 +43,6 @@ def _wrapper(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def loss(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
-            _note_compiled(name)
             return original(*args, **kwargs)
         observe = getattr(_local, "observer", None) or (_everywhere[-1] if _everywhere else None)
         if observe is None or getattr(_local, "inside", False):
@@ -58,19 +53,10 @@ def _wrapper(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             _local.inside = False
 
-    # torch.jit.script compiles what stands here instead of the wrapper.
+    # torch.jit.script and torch.compile take what stands here instead of the wrapper.
     loss.__script_if_tracing_wrapper = True  # type: ignore[attr-defined]
     loss.__original_fn = original  # type: ignore[attr-defined]
     return loss
-
-
-def _note_compiled(name: str) -> None:
-    compiled_calls[Place(name, *user_line())] = None
-
-
-# torch.compile calls it while it traces, and leaves it out of the graph; the mark of
-# torch.compiler.assume_constant_result, which would load the compiler.
-_note_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 # By the id of the function and of its wrapper.
@@ -120,14 +106,17 @@ class Interception:
     def __init__(self, namespaces: Iterable[dict[str, Any]]) -> None:
         self._held: list[tuple[dict[str, Any], str, _Pair]] = []
         seen: set[int] = set()
+        public = {id(namespace) for namespace in public_namespaces()}
         with _lock:
             _wrap_all()
             for namespace in namespaces:
                 if id(namespace) in seen:
                     continue
                 seen.add(id(namespace))
-                for name, value in list(namespace.items()):
-                    pair = _pairs.get(id(value))
+                # There the functions have their own names.
+                names = FUNCTIONS if id(namespace) in public else list(namespace)
+                for name in names:
+                    pair = _pairs.get(id(namespace.get(name)))
                     if pair is not None:
                         namespace[name] = pair.wrapper
                         key = (id(namespace), name)

@@ -11,6 +11,7 @@ from losskit.diagnosis.examine import examine
 from losskit.diagnosis.finding import Place
 from losskit.diagnosis.history import History
 from losskit.diagnosis.interception import Interception, observing, public_namespaces, wrapped
+from losskit.diagnosis.readable import obstacle
 from losskit.diagnosis.report import Report
 from losskit.diagnosis.site import user_line
 from losskit.diagnosis.watched_code import namespaces_of
@@ -87,7 +88,8 @@ def _copies(
     overwrites = bool(kwargs.get("inplace_backward") or getattr(criterion, "inplace_backward", False))
 
     def copy(value: Any) -> Any:
-        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter):
+        # What cannot be read is not checked either, and a transform would not have it copied.
+        if not isinstance(value, Tensor) or isinstance(value, nn.Parameter) or obstacle(value) is not None:
             return value
         leaf = value.detach()
         if value.requires_grad:

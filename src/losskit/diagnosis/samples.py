@@ -19,6 +19,8 @@ __all__ = [
 
 # Rows that the checks of values read, and how few of them are too few to tell.
 ROWS, LEAST_ROWS = 8, 4
+# As long as a batch, columns do not add up to 1 by chance.
+LEAST_COLUMNS = 2
 # A block of the input that is read whole holds at most this many numbers.
 MOST = 2**20
 
@@ -67,7 +69,7 @@ def column_blocks(values: Tensor, class_dim: int) -> list[tuple[int, Tensor]]:
 def columns_are_normalised(values: Tensor, class_dim: int) -> int | None:
     """The axis, not that of the classes, along which `values` are probabilities or log-probabilities; or None."""
     for axis, block in column_blocks(values, class_dim):
-        if len(block) < LEAST_ROWS or not bool(block.isfinite().all()):
+        if len(block) < LEAST_COLUMNS or not bool(block.isfinite().all()):
             continue
         if look_like_probabilities(block, sum_tolerance(values)):
             return axis

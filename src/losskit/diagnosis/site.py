@@ -7,7 +7,7 @@ from types import CodeType
 
 import torch
 
-__all__ = ["user_line"]
+__all__ = ["shown", "user_line"]
 
 _INSIDE = tuple(f"{folder}{os.sep}" for folder in (Path(torch.__file__).parent, Path(__file__).parents[1]))
 # By the id of a code object: it, which keeps its id, and its file; None for one that belongs to torch or losskit.
@@ -27,12 +27,12 @@ def user_line() -> tuple[str, int] | tuple[None, None]:
 
 def _learn(code: CodeType) -> tuple[CodeType, str | None]:
     name = code.co_filename
-    found = (code, None if name.startswith(_INSIDE) else _shown(name))
+    found = (code, None if name.startswith(_INSIDE) else shown(name))
     _files[id(code)] = found
     return found
 
 
-def _shown(file: str) -> str:
+def shown(file: str) -> str:
     """The path as a person in the current folder would write it."""
     try:
         return str(Path(file).relative_to(Path.cwd()))

@@ -13,7 +13,6 @@ from losskit.diagnosis.history import History
 from losskit.diagnosis.samples import (
     LEAST_ROWS,
     MOST,
-    ROWS,
     log_sum_tolerance,
     look_like_probabilities,
     rows,
@@ -146,7 +145,7 @@ def before_sigmoid(call: Call, made_by: str) -> Finding:
 
 def maybe_probabilities(call: Call) -> Iterator[Finding]:
     """The range alone proves nothing: raw scores may lie in it."""
-    found = call.x[:ROWS].reshape(-1)[:MOST] if call.x.ndim else call.x.reshape(1)
+    found = call.x[:LEAST_NUMBERS].reshape(-1)[:MOST] if call.x.ndim else call.x.reshape(1)
     if found.numel() < LEAST_NUMBERS:
         return
     least, most = (float(value) for value in found.aminmax())

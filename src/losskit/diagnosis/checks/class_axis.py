@@ -13,7 +13,14 @@ from losskit.diagnosis.check import Check
 from losskit.diagnosis.finding import Finding, Kind, figure
 from losskit.diagnosis.graph import name_of, producer
 from losskit.diagnosis.history import FIRST_CALLS, History
-from losskit.diagnosis.samples import MOST, columns_are_normalised, log_sum_tolerance, rows, sum_tolerance
+from losskit.diagnosis.samples import (
+    MOST,
+    columns_are_normalised,
+    log_sum_tolerance,
+    look_like_probabilities,
+    rows,
+    sum_tolerance,
+)
 
 __all__ = ["CHECK"]
 
@@ -22,9 +29,10 @@ CLASS_AXIS = Kind("class-axis", 6, "classes on another axis than the one that co
 WRONG_DIM = Kind("softmax-over-wrong-dim", 6, "a softmax over another axis than that of the classes")
 
 SAMPLES, POSITIONS = 4, 64
-# Another layout has to be this much better, and the evidence of one call has to come from this many rows.
+# Another layout has to be this much better in three calls; in one call alone, over so many rows for a suspicion and so
+# many for certainty. Fewer rows are lower by chance.
 MUCH_LOWER = 0.8
-ENOUGH_ROWS = 64
+SOME_ROWS, ENOUGH_ROWS = 32, 64
 
 
 def before(call: Call, history: History) -> Iterator[Finding]:
@@ -60,24 +68,22 @@ def wrong_dim(call: Call) -> Finding | None:
     if call.function == "cross_entropy" and name_of(producer(call.input, call.origins)) == "Softmax":
         return None
     axis = columns_are_normalised(call.x, call.class_dim)
-    if axis is None or rows_are_normalised(call):
+    if axis is None or are_normalised(call, call.class_dim):
         return None
     return found_wrong_dim(call, axis, call.class_dim)
 
 
-def rows_are_normalised(call: Call) -> bool:
-    found = rows(call.x, call.class_dim)
+def are_normalised(call: Call, axis: int) -> bool:
+    """Whether the rows along the axis are probabilities or log-probabilities."""
+    found = rows(call.x, axis)
     if bool((found.logsumexp(1).abs() <= log_sum_tolerance(call.x)).all()):
         return True
-    return float(found.min()) >= 0 and bool(((found.sum(1) - 1).abs() <= sum_tolerance(call.x)).all())
+    return look_like_probabilities(found, sum_tolerance(call.x))
 
 
 def wrong_dim_of_divergence(call: Call) -> Finding | None:
     """kl_div does not say where its classes are; over the samples, on axis 0, they never are."""
-    if call.x.ndim < 2 or any(
-        bool((rows(call.x, axis).logsumexp(1).abs() <= log_sum_tolerance(call.x)).all())
-        for axis in range(1, call.x.ndim)
-    ):
+    if call.x.ndim < 2 or any(are_normalised(call, axis) for axis in range(1, call.x.ndim)):
         return None
     if columns_are_normalised(call.x, call.x.ndim - 1) != 0:
         return None
@@ -105,22 +111,23 @@ def layout(call: Call, indices: Tensor, history: History) -> Iterator[Finding]:
     if losses is None:
         return
     history.layouts.append(losses)
-    seen = history.layouts[:FIRST_CALLS]
-    if len(history.layouts) > FIRST_CALLS:
-        return
+    seen = list(history.layouts)
     enough = len(seen) == FIRST_CALLS
     for name in ("transposed", "reshaped"):
-        if all(name in each and each[name] < MUCH_LOWER * each["declared"] for each in seen):
+        if all(name in each and is_much_lower(each[name], each["declared"]) for each in seen):
             if enough or (history.single and count >= ENOUGH_ROWS):
                 yield wrong_axis(call, name, losses, "error")
-            elif history.single:
+            elif history.single and count >= SOME_ROWS:
                 yield wrong_axis(call, name, losses, "warning")
             return
-    declared_is_better = all(
-        each["declared"] < MUCH_LOWER * each.get("transposed", math.inf) for each in history.layouts[:FIRST_CALLS]
-    )
+    declared_is_better = all(is_much_lower(each["declared"], each.get("transposed", math.inf)) for each in seen)
     if "transposed" in losses and not declared_is_better and (enough or history.single):
         yield cannot_tell(call, losses)
+
+
+def is_much_lower(loss: float, other: float) -> bool:
+    # Below 0 it is no loss of probabilities, which check 2 tells.
+    return 0 <= loss < MUCH_LOWER * other
 
 
 def losses_of_layouts(call: Call, indices: Tensor) -> tuple[dict[str, float] | None, int]:
@@ -139,8 +146,8 @@ def losses_of_layouts(call: Call, indices: Tensor) -> tuple[dict[str, float] | N
     scores = {"declared": _at(x.movedim(1, -1), place)}
     if x.shape[1] == x.shape[-1] and x.shape[1:-1] == target.shape[1:]:
         scores["transposed"] = _at(x, place)
-    # What reshape made of (N, T, C); a transposed tensor is not contiguous.
-    if x.is_contiguous():
+    # What reshape made of (N, T, C); a transposed sample is not contiguous.
+    if x[0].is_contiguous():
         scores["reshaped"] = x.reshape(len(x), -1)[:, : positions * classes].reshape(len(x), positions, classes)
     return {name: mean_loss(call, each, chosen, counts) for name, each in scores.items()}, int(counts.sum())
 

@@ -106,7 +106,7 @@ def unnormalised(call: Call, block: Tensor) -> Finding:
         call.place,
         "warning",
         seen=f"Row {row} of target adds up to {figure(float(sums[row]))}, not to 1.",
-        why=f"{call.function} weighs the sample by that sum, and its least value is not where input equals target.",
+        why=f"{call.function} weighs each sample by its sum, as a sample weight would.",
         fix=f"{call.function}(input, target / target.sum(1, keepdim=True))",
     )
 

@@ -134,8 +134,8 @@ def clamped(call: Call) -> Iterator[Finding]:
     yield CLAMPED.found(
         call.place,
         "warning",
-        seen=f"{count} of the first {x.numel()} probabilities are exactly 0 or 1 and wrong, first "
-        f"{figure(float(x[first]))} for a target of {figure(float(y[first]))} at {first}.",
+        seen=f"Of the first {x.numel()} probabilities {count} are wrong and exactly 0 or 1, the first "
+        f"{figure(float(x[first]))} for a target of {figure(float(y[first]))}.",
         why=f"Their loss is cut off at {CUT_OFF}, and the sigmoid before it has no gradient there: the samples "
         "that are most wrong teach nothing. A sigmoid in float32 is 1 from scores of 17 on.",
         fix="binary_cross_entropy_with_logits(logits, target), without the sigmoid",

@@ -33,6 +33,9 @@ def before(call: Call, history: History) -> Iterator[Finding]:
     scores, target = sequences(call, call.indices)
     if target is None or scores is None:
         return
+    # The best that any targets could give.
+    if -float(scores.amax(-1).mean()) >= LEARNED * math.log(call.classes):
+        return
     losses = {shift: mean_loss(call, scores, target, shift) for shift in SHIFTS}
     declared = losses.pop(0)
     best = min(losses, key=lambda shift: losses[shift])

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from losskit.diagnosis.call import Call
+from losskit.diagnosis.call import CLASS_INDEX_LOSSES, Call
 from losskit.diagnosis.finding import Finding, Kind, Place, figure
 from losskit.diagnosis.gradient import on_gradient_of_input, on_gradient_of_result
 from losskit.diagnosis.history import FIRST_CALLS, History
@@ -17,6 +17,10 @@ __all__ = ["NOT_A_SCALAR", "NO_GRADIENT", "ZERO_GRADIENT", "liveness"]
 NO_GRADIENT = Kind("no-gradient", 12, "a loss that autograd cannot trace back to the model")
 NOT_A_SCALAR = Kind("not-a-scalar", 12, "several losses where backward needs one number")
 ZERO_GRADIENT = Kind("zero-gradient", 12, "a loss above 0 whose gradient is 0 everywhere")
+
+# Those that are 0 at their best if the targets are, and those that may be negative.
+OF_PROBABILITIES = ("binary_cross_entropy", "binary_cross_entropy_with_logits", "multilabel_soft_margin_loss")
+BELOW_ZERO = ("gaussian_nll_loss", "kl_div", "poisson_nll_loss")
 
 
 def liveness(call: Call, history: History) -> Iterator[Finding]:
@@ -30,8 +34,17 @@ def liveness(call: Call, history: History) -> Iterator[Finding]:
         return
     if call.result.ndim > 0:
         yield not_a_scalar(call, call.result)
-    elif call.value is not None and math.isfinite(call.value) and call.value > 1e-6:
+    elif call.value is not None and math.isfinite(call.value) and call.value > 1e-6 and is_least_at_zero(call):
         expect_a_gradient(call, call.value, call.result, history)
+
+
+def is_least_at_zero(call: Call) -> bool:
+    """Whether a loss above 0 can be lowered. Others, such as the cross entropy of a soft target, end above 0."""
+    if call.function in CLASS_INDEX_LOSSES:
+        return call.indices is not None and not call.arguments.get("label_smoothing")
+    if call.function in OF_PROBABILITIES:
+        return call.y is not None and bool(((call.y[:ROWS] == 0) | (call.y[:ROWS] == 1)).all())
+    return call.function not in BELOW_ZERO
 
 
 def no_gradient(place: Place, name: str) -> Finding:
@@ -92,5 +105,5 @@ def zero_gradient(place: Place, name: str, value: float, margin: object) -> Find
         else "Nothing tells the model in which direction the loss falls: it stays as it is.",
         fix="a lower learning rate, F.normalize(embedding), and no activation that ends at 0 before the loss"
         if collapsed
-        else "no activation that saturates, such as a sigmoid or ReLU at its end, before the loss",
+        else f"other weights or inputs: {name} lies where the loss is flat",
     )

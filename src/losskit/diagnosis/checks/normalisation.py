@@ -45,7 +45,9 @@ def nothing_counts(call: Call) -> Finding:
         why="The mean of no losses is 0 / 0 = NaN, and one such step makes every parameter NaN."
         if mean
         else "The loss is 0 and has no gradient: the batch teaches nothing.",
-        fix=f"losskit.functional.{call.function}(…, on_empty='zero'), or leave such batches out",
+        fix=f"losskit.functional.{call.function}(…, on_empty='zero'), or leave such batches out"
+        if mean
+        else "leave such batches out",
     )
 
 

@@ -82,7 +82,8 @@ def float64_target(call: Call) -> Finding:
 
 
 def after(call: Call, history: History) -> Iterator[Finding]:
-    if call.result is None or call.result.dtype not in HALF_DTYPES:
+    # A loss beyond the largest number is told by check 9.
+    if call.result is None or call.result.dtype not in HALF_DTYPES or "non-finite-loss" in history.found:
         return
     dtype = str(call.result.dtype).removeprefix("torch.")
     info = torch.finfo(call.result.dtype)
