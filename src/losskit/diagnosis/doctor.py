@@ -75,7 +75,7 @@ class Doctor:
         notes: list[str] = []
         for history in self.histories.values():
             conclude(history)
-            findings += history.found.values()
+            findings += history.findings()
             notes += history.notes
         new = [each for each in compiled() if not any(each is known for known in self._compiled_before)]
         if new:

@@ -3,11 +3,13 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["SEVERITIES", "Finding", "Kind", "Place", "figure"]
+__all__ = ["SEVERITIES", "SYMPTOMS", "Finding", "Kind", "Place", "figure"]
 
 Severity = Literal["error", "warning", "info"]
 # From the worst down. error: the number or its gradient is wrong. warning: it probably is. info: good to know.
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+# Codes of what follows from a fault that has another code, where one was found.
+SYMPTOMS = ("first-loss", "plateau")
 
 
 class Place(NamedTuple):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from losskit.diagnosis.finding import SEVERITIES, Finding, Place
+from losskit.diagnosis.finding import SEVERITIES, SYMPTOMS, Finding, Place
 from losskit.diagnosis.steps import steps
 
 __all__ = ["FIRST_CALLS", "LATE_CALLS", "History", "Observation"]
@@ -94,9 +94,15 @@ class History:
                 self.notes[text] = None
 
     @property
-    def faults(self) -> bool:
+    def has_causes(self) -> bool:
         """Whether something was found that would explain a loss that is off."""
-        return any(finding.severity != "info" for finding in self.found.values())
+        return any(each.severity != "info" and each.code not in SYMPTOMS for each in self.found.values())
+
+    def findings(self) -> list[Finding]:
+        """What was found, without symptoms whose cause was."""
+        with self.lock:
+            found = list(self.found.values())
+            return [each for each in found if each.code not in SYMPTOMS] if self.has_causes else found
 
 
 def _worse(finding: Finding, before: Finding) -> bool:

@@ -67,7 +67,7 @@ def diagnose(criterion: Callable[..., Any], *args: Any, **kwargs: Any) -> Report
             error = raised
         else:
             failure = _backward(result, copies)
-    findings = [finding for history in histories.values() for finding in history.found.values()]
+    findings = [finding for history in histories.values() for finding in history.findings()]
     notes = [note for history in histories.values() for note in history.notes]
     notes += [] if failure is None else [failure]
     if error is not None and not findings:

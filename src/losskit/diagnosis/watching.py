@@ -90,9 +90,9 @@ class Watch:
         findings: list[Finding] = []
         notes: list[str] = []
         for module, watched in self._watched:
+            watched.conclude()
             for history in list(watched.histories.values()):
-                conclude(history)
-                findings += history.found.values()
+                findings += history.findings()
                 notes += history.notes
             notes += watched.notes(module)
         return Report.of(findings, list(dict.fromkeys(notes)))
@@ -106,8 +106,7 @@ class Watch:
             for module, watched in self._watched:
                 watched.users -= 1
                 if watched.users == 0:
-                    for history in list(watched.histories.values()):
-                        conclude(history)
+                    watched.conclude()
                     del _watched[module]
                     _release(type(module))
         stop_counting()
@@ -133,6 +132,11 @@ class _Watched:
     users: int = 0
     calls: History = field(default_factory=History)
     histories: dict[str, History] = field(default_factory=dict)
+
+    def conclude(self) -> None:
+        for history in list(self.histories.values()):
+            history.take_counts(self.calls)
+            conclude(history)
 
     def notes(self, module: nn.Module) -> list[str]:
         name = type(module).__name__

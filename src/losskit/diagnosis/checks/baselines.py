@@ -26,7 +26,7 @@ LEAST_SAMPLES = 4
 
 def baselines(call: Call, history: History) -> Iterator[Finding]:
     """A symptom: only told where no check has found a cause."""
-    if history.single or history.faults:
+    if history.single or history.has_causes:
         return
     if history.training_calls == 1 and history.first is not None:
         yield from first_loss(call, history.first)
@@ -43,7 +43,7 @@ def observe(call: Call, history: History) -> None:
         history.first = seen
     if history.training_calls > FIRST_CALLS:
         history.late.append(seen)
-    if call.counted > 0:
+    if call.counted > 0 and call.arguments.get("normalizer") is None:
         least = history.least_counted
         history.least_counted = call.counted if least is None else min(least, call.counted)
         history.most_counted = max(history.most_counted, call.counted)
