@@ -23,7 +23,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"losskit {losskit.__version__} (torch {torch.__version__})\n"
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["losses"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["losses"], ["info"], ["doctor"]])
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])

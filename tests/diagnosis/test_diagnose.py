@@ -300,6 +300,48 @@ def test_empty_and_scalar_calls(call: Any, expected: tuple[str, ...]) -> None:
     assert codes(*call) == expected
 
 
+def test_what_is_masked_or_weighs_nothing_is_not_looked_at() -> None:
+    scores, target = torch.zeros(4), torch.tensor([0.0, 1.0, 1.0, -1.0])
+    assert codes(nn.BCEWithLogitsLoss(), scores, target) == ("target-out-of-range",)
+    counts = target >= 0
+    assert codes(nn.BCEWithLogitsLoss(weight=counts.float()), scores, target) == ()
+    assert codes(losskit.BCEWithLogitsLoss(), scores, target, mask=counts) == ()
+    signs = 2 * target - 1
+    assert codes(losskit.SoftMarginLoss(), scores, signs) == ("target-not-plus-minus-one",)
+    assert codes(losskit.SoftMarginLoss(), scores, signs, sample_weight=counts.float()) == ()
+    labels = torch.tensor([0, 1, 2, 7])
+    assert codes(losskit.CrossEntropyLoss(), torch.zeros(4, 3), labels, mask=labels < 3) == ()
+
+
+def test_a_divergence_over_the_first_axis_on_both_sides_is_meant() -> None:
+    x, y = torch.randn(8, 3).log_softmax(0), torch.randn(8, 3).softmax(0)
+    assert codes(functools.partial(F.kl_div, reduction="sum"), x, y) == ()
+    assert codes(functools.partial(F.kl_div, reduction="sum", log_target=True), x, y.log()) == ()
+    assert codes(functools.partial(F.kl_div, reduction="sum"), x, torch.randn(8, 3).softmax(1)) == (
+        "softmax-over-wrong-dim",
+    )
+
+
+def test_in_inference_mode() -> None:
+    with torch.inference_mode():
+        logits = LOGITS + 0
+        assert codes(nn.CrossEntropyLoss(), logits, CLASSES) == ()
+        assert codes(nn.CrossEntropyLoss(), logits.softmax(1), CLASSES) == ("double-softmax",)
+
+
+def test_under_autocast_and_another_default_device() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        weight = torch.eye(10, requires_grad=True)
+        assert codes(nn.CrossEntropyLoss(), LOGITS @ weight, CLASSES) == ()
+        assert codes(nn.CrossEntropyLoss(), (LOGITS @ weight).softmax(1), CLASSES) == ("double-softmax",)
+    # A mode of torch functions, which puts new tensors there.
+    with torch.device("meta"):
+        assert codes(nn.CrossEntropyLoss(), LOGITS.softmax(1), CLASSES) == ("double-softmax",)
+        tags = torch.arange(80, device="cpu").reshape(8, 10) * 7 % 10
+        scores = 20 * F.one_hot(tags, 10).float()
+        assert codes(nn.CrossEntropyLoss(), scores, tags) == ("class-axis",)
+
+
 def test_a_large_graph_is_walked_a_few_steps() -> None:
     x = torch.zeros(10, 10, requires_grad=True)
     for _ in range(10_000):

@@ -140,7 +140,9 @@ def test_the_command_in_a_process_of_its_own() -> None:
         "  more  docs/findings/double-softmax.md\n"
     )
     readme = (ROOT / "README.md").read_text("utf-8")
-    assert f"$ losskit doctor examples/faults/double_softmax.py\n{done.stdout}```" in readme
+    # The loss of a trained model may differ in its last digits on another machine.
+    shown = readme.split("$ losskit doctor examples/faults/double_softmax.py\n")[1].split("```")[0]
+    assert shown.split("\n", 1)[1] == report
 
 
 # how losses are called ------------------------------------------------------------------------------------------------
@@ -339,8 +341,8 @@ def test_a_file_that_cannot_be_written_is_told_before_the_script_runs(
     status, out, err = doctor(capsys, "--out", "nowhere/report.txt", path)
     assert (status, out) == (2, "")
     assert err == (
-        "losskit: doctor: cannot write to --out nowhere/report.txt (No such file or directory); name a file that can be "
-        "written.\n"
+        "losskit: doctor: cannot write to --out nowhere/report.txt (No such file or directory); name a file that can "
+        "be written.\n"
     )
 
 
@@ -399,48 +401,38 @@ def test_what_torch_compile_takes_into_a_graph(script: Script, capsys: pytest.Ca
     assert note.endswith("); TORCH_COMPILE_DISABLE=1 in the environment shows it")
 
 
-def test_the_workaround_for_torch_compile(script: Script) -> None:
+def test_workers_of_a_data_loader_and_the_way_around_torch_compile(script: Script) -> None:
+    """In a process of its own: workers are made from it, and the variable is read when torch is loaded."""
     path = script("""\
-        x, y = torch.zeros(8, 3, requires_grad=True), torch.arange(8) % 3
-        def step(x, y):
-            return F.cross_entropy(x.softmax(1), y)
-        torch.compile(step)(x, y).backward()
-        """)
-    done = subprocess.run(
-        [sys.executable, "-m", "losskit", "doctor", "--json", str(path)],
-        env={**os.environ, "TORCH_COMPILE_DISABLE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    assert [each["code"] for each in json.loads(done.stdout)["findings"]] == ["double-softmax"]
-
-
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_workers_of_a_data_loader(start: str, script: Script) -> None:
-    path = script(f"""\
         from torch.utils.data import DataLoader, Dataset
         class Numbers(Dataset):
             def __len__(self): return 4
             def __getitem__(self, index):
                 # A loss in a worker is none of the training's.
-                weight = F.mse_loss(torch.zeros(1), torch.ones(1))
-                return weight * index
+                return F.mse_loss(torch.zeros(1), torch.ones(1)) * index
+        @torch.compile
+        def step(x, y):
+            return F.nll_loss(x, y)
         if __name__ == "__main__":
-            for batch in DataLoader(Numbers(), batch_size=2, num_workers=1, multiprocessing_context={start!r}):
-                print(batch.tolist())
-                F.nll_loss(torch.zeros(8, 3), torch.arange(8) % 3)
+            for start in ("fork", "spawn"):
+                for batch in DataLoader(Numbers(), batch_size=2, num_workers=1, multiprocessing_context=start):
+                    print(batch.tolist(), flush=True)
+                    step(torch.zeros(8, 3), torch.arange(8) % 3)
         """)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "losskit", "doctor", str(path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TORCH_COMPILE_DISABLE": "1"},
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
     assert done.returncode == 1, done.stderr
-    assert done.stdout.startswith("[0.0, 1.0]\n[2.0, 3.0]\nlosskit doctor: 1 error; 1 line with a loss, 2 calls")
+    assert done.stdout.startswith(
+        "[0.0, 1.0]\n[2.0, 3.0]\n[0.0, 1.0]\n[2.0, 3.0]\n"
+        "losskit doctor: 1 error, 1 warning; 1 line with a loss, 4 calls, 3 checked\n\n"
+        "error: not-log-probabilities in nll_loss, train.py:13\n"
+    )
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")

@@ -113,25 +113,32 @@ class Call:
         return -100 if given is None else int(given)
 
     @cached_property
+    def mask(self) -> Tensor | None:
+        """True where a loss counts, where the call says so."""
+        mask = self.arguments.get("mask")
+        return plain(mask) if isinstance(mask, Tensor) else None
+
+    @cached_property
     def counted_indices(self) -> Tensor | None:
-        """The class indices that are not ignored."""
+        """The class indices that are neither ignored nor masked."""
         if self.indices is None:
             return None
-        return self.indices if self.ignore_index is None else self.indices[self.indices != self.ignore_index]
+        if self.ignore_index is None and self.mask is None:
+            return self.indices
+        counts = self.indices == self.indices if self.ignore_index is None else self.indices != self.ignore_index
+        return self.indices[counts if self.mask is None else counts & self.mask]
 
     @cached_property
     def counted(self) -> int:
-        """How much of the input counts towards the mean: what is neither ignored nor masked."""
-        mask = self.arguments.get("mask")
-        if isinstance(mask, Tensor):
-            return int(plain(mask).sum())
-        return self.x.numel() if self.counted_indices is None else self.counted_indices.numel()
+        """How much of the input counts towards the mean."""
+        if self.counted_indices is not None:
+            return self.counted_indices.numel()
+        return self.x.numel() if self.mask is None else int(self.mask.sum())
 
     @cached_property
     def ignores(self) -> bool:
         """Whether something does not count."""
-        mask = self.arguments.get("mask")
-        return isinstance(mask, Tensor) or (self.indices is not None and self.counted < self.indices.numel())
+        return self.mask is not None or (self.indices is not None and self.counted < self.indices.numel())
 
     @cached_property
     def value(self) -> float | None:

@@ -89,7 +89,7 @@ def figure(value: float) -> str:
 
     **Example**:
 
-    >>> figure(1.46115017), figure(-761.95), figure(3.0), figure(2.5e-7)
+    >>> figure(1.46115017), figure(-761.94), figure(3.0), figure(2.5e-7)
     ('1.461', '-761.9', '3', '2.5e-07')
     """
     return f"{value:.4g}"

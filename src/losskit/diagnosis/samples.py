@@ -66,13 +66,20 @@ def column_blocks(values: Tensor, class_dim: int) -> list[tuple[int, Tensor]]:
     ]
 
 
-def columns_are_normalised(values: Tensor, class_dim: int) -> int | None:
-    """The axis, not that of the classes, along which `values` are probabilities or log-probabilities; or None."""
+def columns_are_normalised(values: Tensor, class_dim: int, kinds: str = "both") -> int | None:
+    """The axis, not that of the classes, along which `values` are probabilities or log-probabilities; or None.
+
+    `kinds` is "probabilities" or "logarithms" where only those are looked for.
+    """
     for axis, block in column_blocks(values, class_dim):
         if len(block) < LEAST_COLUMNS or not bool(block.isfinite().all()):
             continue
-        if look_like_probabilities(block, sum_tolerance(values)):
+        if kinds != "logarithms" and look_like_probabilities(block, sum_tolerance(values)):
             return axis
-        if float(block.max()) <= 1e-6 and bool((block.logsumexp(1).abs() <= log_sum_tolerance(values)).all()):
+        if (
+            kinds != "probabilities"
+            and float(block.max()) <= 1e-6
+            and bool((block.logsumexp(1).abs() <= log_sum_tolerance(values)).all())
+        ):
             return axis
     return None

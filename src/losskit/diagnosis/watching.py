@@ -50,6 +50,7 @@ def watch(criterion_or_model: nn.Module, *, every: int = EVERY) -> "Watch":
     >>> import torch, losskit, warnings
     >>> criterion = torch.nn.CrossEntropyLoss()
     >>> with warnings.catch_warnings(record=True) as seen, losskit.watch(criterion) as watching:
+    ...     warnings.simplefilter("always")
     ...     loss = criterion(torch.eye(4), torch.arange(4))
     >>> watching.report.codes
     ('double-softmax',)

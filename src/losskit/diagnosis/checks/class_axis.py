@@ -87,6 +87,9 @@ def wrong_dim_of_divergence(call: Call) -> Finding | None:
         return None
     if columns_are_normalised(call.x, call.x.ndim - 1) != 0:
         return None
+    # Both are distributions over axis 0: then the sum is meant as it is.
+    if call.y is not None and call.y.ndim > 1 and columns_are_normalised(call.y, call.y.ndim - 1) == 0:
+        return None
     return found_wrong_dim(call, 0, 1)
 
 

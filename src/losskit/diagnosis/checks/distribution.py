@@ -8,7 +8,7 @@ from losskit.diagnosis.call import Call
 from losskit.diagnosis.check import Check
 from losskit.diagnosis.finding import Finding, Kind, figure
 from losskit.diagnosis.history import History
-from losskit.diagnosis.samples import MOST, ROWS, log_sum_tolerance, rows, sum_tolerance
+from losskit.diagnosis.samples import MOST, ROWS, columns_are_normalised, log_sum_tolerance, rows, sum_tolerance
 
 __all__ = ["CHECK"]
 
@@ -22,6 +22,10 @@ def before(call: Call, history: History) -> Iterator[Finding]:
     blocks = [rows(target, axis) for axis in axes(call, target)] + whole_samples(call, target)
     if not all(bool(block.isfinite().all()) for block in blocks) and not call.arguments.get("log_target"):
         # Check 9 tells of a NaN.
+        return
+    kinds = "logarithms" if call.arguments.get("log_target") else "probabilities"
+    if call.function == "kl_div" and target.ndim > 1 and columns_are_normalised(target, target.ndim - 1, kinds) == 0:
+        # A distribution over axis 0: whether the input is one too, check 6 tells.
         return
     if call.arguments.get("log_target"):
         yield from logarithms(call, target, blocks)

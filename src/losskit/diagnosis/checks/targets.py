@@ -9,6 +9,7 @@ from losskit.diagnosis.call import CLASS_INDEX_LOSSES, Call
 from losskit.diagnosis.check import Check
 from losskit.diagnosis.finding import Finding, Kind, figure
 from losskit.diagnosis.history import History
+from losskit.diagnosis.readable import plain
 from losskit.diagnosis.sequences import ctc_labels
 
 __all__ = ["CHECK"]
@@ -30,9 +31,20 @@ def before(call: Call, history: History) -> Iterator[Finding]:
         if call.indices is not None:
             yield from class_indices(call, call.indices)
     elif call.function in YES_NO:
-        yield from yes_no(call, call.y)
+        yield from yes_no(call, weighed(call, call.y))
     else:
-        yield from signs(call, call.y)
+        yield from signs(call, weighed(call, call.y))
+
+
+def weighed(call: Call, target: Tensor) -> Tensor:
+    """The targets that count: not those under the mask or with a weight of 0, which may be marks for no label."""
+    counts = call.mask
+    for name in ("weight", "sample_weight"):
+        weight = call.arguments.get(name)
+        if isinstance(weight, Tensor) and call.function != "multilabel_soft_margin_loss":
+            weight = plain(weight) != 0
+            counts = weight if counts is None else counts & weight
+    return target if counts is None else target[counts.expand_as(target)]
 
 
 def class_indices(call: Call, indices: Tensor) -> Iterator[Finding]:
@@ -65,6 +77,8 @@ def class_indices(call: Call, indices: Tensor) -> Iterator[Finding]:
 
 
 def yes_no(call: Call, target: Tensor) -> Iterator[Finding]:
+    if target.numel() == 0:
+        return
     least, most = (float(value) for value in target.aminmax())
     if least >= -1e-6 and most <= 1 + 1e-6:
         return
