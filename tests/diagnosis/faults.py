@@ -780,8 +780,8 @@ FAULTS = (
         value="0.5000",
         call=lambda: (nn.TripletMarginLoss(margin=0.5), tuple(torch.zeros(3, 4, 2, requires_grad=True).unbind())),
         seen="The loss is 0.5, the margin, and its gradient by anchor is 0 everywhere.",
-        why="The embeddings of anchor, positive and negative are the same: all inputs have collapsed to one "
-        "point, and nothing pulls them apart.",
+        why="Positive and negative pull with the same strength in the same direction: all embeddings have "
+        "collapsed to one point, or each positive is its own negative.",
         fix="a lower learning rate, F.normalize(embedding), and no activation that ends at 0 before the loss",
         mended=lambda: (nn.TripletMarginLoss(margin=0.5), (perfect(2, 1.0), perfect(2, 1.0), torch.zeros(2, 2))),
     ),

@@ -36,27 +36,36 @@ def examine(
         if call.obstacle is not None:
             history.note(f"{place}: {call.obstacle}")
             call = None
+    failures: list[str] = []
     if call is not None:
         with history.lock:
             history.checked += 1
             history.place = place
-            run(call, history, "before")
+            failures += run(call, history, "before")
     result = original(*args, **kwargs)
     if call is not None and isinstance(result, Tensor):
         call.result = result
         with history.lock:
-            run(call, history, "after")
+            failures += run(call, history, "after")
             if history.training_calls > FIRST_CALLS:
                 conclude(history)
+            # Where the call itself raised, its arguments made no sense to a check either.
+            for text in failures:
+                history.note(text)
     return result
 
 
-def run(call: Call, history: History, stage: str) -> None:
+def run(call: Call, history: History, stage: str) -> list[str]:
+    """Add what the checks find; returns what failed."""
+    failures = []
     with undisturbed():
         for check in CHECKS:
             step: Run | None = getattr(check, stage)
             if step is not None and call.function in check.functions:
-                collect(history, check.number, partial(step, call, history), call.place)
+                failure = collect(history, partial(step, call, history))
+                if failure is not None:
+                    failures.append(f"{call.place}: check {check.number} failed with {failure}")
+    return failures
 
 
 def conclude(history: History) -> None:
@@ -64,18 +73,18 @@ def conclude(history: History) -> None:
     with history.lock, undisturbed():
         for check in CHECKS:
             if check.conclude is not None and not history.single:
-                collect(history, check.number, partial(check.conclude, history), history.place)
+                collect(history, partial(check.conclude, history))
 
 
-def collect(history: History, number: int, findings: Callable[[], Iterator[Finding]], place: Place | None) -> None:
+def collect(history: History, findings: Callable[[], Iterator[Finding]]) -> str | None:
     try:
         found = list(findings())
-    # A check reads tensors of every kind that there is; what it cannot read is noted, and disturbs nobody.
+    # A check meets tensors of every kind that there is; what it cannot read disturbs nobody.
     except Exception as error:
-        history.note(f"{place}: check {number} failed with {type(error).__name__}: {error}")
-        return
+        return f"{type(error).__name__}: {error}"
     for finding in found:
         history.add(finding)
+    return None
 
 
 @contextmanager

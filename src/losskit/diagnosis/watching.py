@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from losskit import modules
 from losskit.diagnosis.examine import conclude, examine
 from losskit.diagnosis.finding import Finding, Place
 from losskit.diagnosis.history import FIRST_CALLS, History
@@ -26,7 +27,8 @@ __all__ = ["Watch", "watch"]
 
 EVERY = 1000
 
-_LOSS_CLASSES = tuple(getattr(nn, name) for name in CLASSES if hasattr(nn, name))
+# losskit's and, above them, torch's own, also while those have been replaced.
+_LOSS_CLASSES = tuple(base for name in CLASSES for base in getattr(modules, name).__mro__ if base.__name__ == name)
 
 
 def watch(criterion_or_model: nn.Module, *, every: int = EVERY) -> "Watch":

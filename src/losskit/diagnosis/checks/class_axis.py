@@ -117,7 +117,11 @@ def layout(call: Call, indices: Tensor, history: History) -> Iterator[Finding]:
     seen = list(history.layouts)
     enough = len(seen) == FIRST_CALLS
     for name in ("transposed", "reshaped"):
-        if all(name in each and is_much_lower(each[name], each["declared"]) for each in seen):
+        # Better than a guess, too: scores that are wrong and certain are less so in any other order.
+        if all(
+            name in each and each[name] < math.log(call.classes) and is_much_lower(each[name], each["declared"])
+            for each in seen
+        ):
             if enough or (history.single and count >= ENOUGH_ROWS):
                 yield wrong_axis(call, name, losses, "error")
             elif history.single and count >= SOME_ROWS:

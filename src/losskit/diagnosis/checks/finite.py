@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from losskit.core.precision import HALF_DTYPES
 from losskit.diagnosis.call import Call
 from losskit.diagnosis.check import Check
 from losskit.diagnosis.finding import Finding, Kind, Place, figure
@@ -45,7 +46,7 @@ def after(call: Call, history: History) -> Iterator[Finding]:
             yield from clamped(call)
         if result.requires_grad:
             place = call.place
-            on_gradient_of_result(result, lambda gradients: gradient_arrives(place, history, gradients))
+            on_gradient_of_result(result, partial(gradient_arrives, place, history), place, history)
         return
     if not any(code in history.found for code in EXPLAINED_BY):
         yield non_finite(call, value)
@@ -92,14 +93,15 @@ def cause(call: Call) -> tuple[str, str, str]:
             "A class of probability 0 costs infinitely much.",
             f"log_softmax(logits, {call.class_dim}) instead of the logarithm of a softmax",
         )
-    largest = float(x.abs().max())
-    dtype = str(x.dtype).removeprefix("torch.")
+    largest = float(x.double().abs().max())
+    formed_in = torch.get_default_dtype() if call.result is None else call.result.dtype
+    dtype = str(formed_in).removeprefix("torch.")
     return (
         f"every number of {name} is finite, the largest {figure(largest)}; the loss goes beyond "
-        f"{figure(torch.finfo(x.dtype).max)}, the largest {dtype}.",
+        f"{figure(torch.finfo(formed_in).max)}, the largest {dtype}.",
         f"It is formed in {dtype}.",
         f"{call.function}({name}.float(), target.float())"
-        if x.dtype in (torch.float16, torch.bfloat16)
+        if formed_in in HALF_DTYPES
         else f"smaller numbers: {name} scaled, or a lower learning rate",
     )
 
@@ -142,16 +144,15 @@ def clamped(call: Call) -> Iterator[Finding]:
     )
 
 
-def gradient_arrives(place: Place, history: History, gradients: tuple[Any, ...]) -> None:
+def gradient_arrives(place: Place, history: History, gradient: Tensor) -> None:
     """What backward hands to the loss: NaN or inf where an operation after the loss has no derivative."""
-    gradient = gradients[0]
-    if isinstance(gradient, Tensor) and not bool(gradient.detach().float().sum().isfinite()):
+    total = float(gradient.double().sum())
+    if not math.isfinite(total):
         history.add(
             NON_FINITE_GRADIENT.found(
                 place,
                 "error",
-                seen="The loss is finite, and the gradient that backward hands to it is "
-                f"{figure(float(gradient.detach().float().sum()))}.",
+                seen=f"The loss is finite, and the gradient that backward hands to it is {figure(total)}.",
                 why="An operation after the loss has no derivative there, as a square root at 0: every parameter "
                 "becomes NaN in the next step.",
                 fix="(loss + 1e-8).sqrt(), or the loss without its root",

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 from torch import Tensor
 
@@ -43,7 +42,8 @@ def is_least_at_zero(call: Call) -> bool:
     if call.function in CLASS_INDEX_LOSSES:
         return call.indices is not None and not call.arguments.get("label_smoothing")
     if call.function in OF_PROBABILITIES:
-        return call.y is not None and bool(((call.y[:ROWS] == 0) | (call.y[:ROWS] == 1)).all())
+        target = call.y if call.y is None or call.y.ndim == 0 else call.y[:ROWS]
+        return target is not None and bool(((target == 0) | (target == 1)).all())
     return call.function not in BELOW_ZERO
 
 
@@ -74,22 +74,20 @@ def expect_a_gradient(call: Call, value: float, result: Tensor, history: History
     place, name, margin = call.place, call.input_name, call.arguments.get("margin")
     arrived: list[bool] = []
 
-    def at_result(gradients: tuple[Any, ...]) -> None:
-        if isinstance(gradients[0], Tensor):
-            arrived.append(_moves(gradients[0]))
+    def at_result(gradient: Tensor) -> None:
+        arrived.append(_moves(gradient))
 
-    def at_input(gradients: tuple[Any, ...]) -> None:
-        gradient = gradients[0]
-        # The first rows tell in most cases.
-        if isinstance(gradient, Tensor) and any(arrived) and not any(map(_moves, (gradient[:ROWS], gradient))):
+    def at_input(gradient: Tensor) -> None:
+        if any(arrived) and not _moves(gradient):
             history.add(zero_gradient(place, name, value, margin))
 
-    on_gradient_of_result(result, at_result)
-    on_gradient_of_input(call.input, call.origins, at_input)
+    on_gradient_of_result(result, at_result, place, history)
+    on_gradient_of_input(call.input, call.origins, at_input, place, history)
 
 
 def _moves(gradient: Tensor) -> bool:
-    return bool(gradient.detach().count_nonzero())
+    # The first rows tell in most cases.
+    return bool((gradient.ndim > 0 and gradient[:ROWS].count_nonzero()) or gradient.count_nonzero())
 
 
 def zero_gradient(place: Place, name: str, value: float, margin: object) -> Finding:
@@ -99,8 +97,8 @@ def zero_gradient(place: Place, name: str, value: float, margin: object) -> Find
         "error",
         seen=f"The loss is {figure(value)}{', the margin' if collapsed else ''}, and its gradient by {name} is 0 "
         "everywhere.",
-        why="The embeddings of anchor, positive and negative are the same: all inputs have collapsed to one point, and "
-        "nothing pulls them apart."
+        why="Positive and negative pull with the same strength in the same direction: all embeddings have collapsed to "
+        "one point, or each positive is its own negative."
         if collapsed
         else "Nothing tells the model in which direction the loss falls: it stays as it is.",
         fix="a lower learning rate, F.normalize(embedding), and no activation that ends at 0 before the loss"
