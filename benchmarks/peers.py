@@ -7,6 +7,7 @@ releasing the gradient of its last call is billed to itself and not to whoever c
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +20,7 @@ from torch import Tensor
 import losskit
 from benchmarks.workloads import Loss, Problem
 
-OURS = ("losskit", "inplace", "float32_out", "compiled")
+OURS = ("losskit", "inplace", "float32_out", "compiled", "watched")
 # eager, and losskit in a graph of its own.
 COMPILED = ("compile", "compiled")
 LIMITS = ("copy", "products")
@@ -230,4 +231,9 @@ def make_peer(problem: Problem, name: str) -> Peer:
         torch.compiler.reset()
         function = problem.eager if name == "compile" else problem.losskit
         return make_loss_peer(problem, name, torch.compile(function, dynamic=False), {})
+    if name == "watched":
+        # losskit's module, with somebody who looks at its calls as long as it lives.
+        criterion = copy.deepcopy(problem.losskit)
+        losskit.watch(criterion)
+        return make_loss_peer(problem, name, criterion, {})
     return make_loss_peer(problem, name, problem.losskit, OPTIONS_OF[name])

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import losskit.functional
+from losskit.train.network import NUM_CLASSES, classifier
 
 Loss = Callable[..., Tensor]
 
@@ -212,6 +213,28 @@ def build_full_step(shape: tuple[int, ...], seed: int) -> Problem:
         eager=F.cross_entropy,
         losskit=losskit.functional.cross_entropy,
         produce=multiply,
+    )
+
+
+def build_digits_step(shape: tuple[int, ...], seed: int) -> Problem:
+    """The classifier of `losskit train` on a batch of images, forward and backward, with a criterion module.
+
+    The gradient that is checked is the one by the scores: what the convolutions round is no matter of the loss.
+    """
+    random = generator(seed)
+    images, labels = torch.randn(shape, generator=random), torch.randint(NUM_CLASSES, shape[:1], generator=random)
+    network = classifier(seed)
+
+    def scores(offset: Tensor) -> Tensor:
+        made: Tensor = network(images) + offset
+        return made
+
+    return Problem(
+        inputs={"scores": 0.01 * torch.randn(len(images), NUM_CLASSES, generator=random)},
+        constants=(labels,),
+        eager=torch.nn.CrossEntropyLoss(),
+        losskit=losskit.CrossEntropyLoss(),
+        produce=scores,
     )
 
 
@@ -555,6 +578,15 @@ WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
         peers=("losskit", "inplace", "eager", "products"),
         targets=(Target("speed_up", 1.6), Target("loss_share", 0.03), NO_WORSE_ERROR),
         measure_memory=True,
+    ),
+    Workload(
+        name="watch_digits_step",
+        description="a step of the classifier of losskit train, 64 images; watched: with losskit.watch(criterion)",
+        build=build_digits_step,
+        shape=(64, 3, 32, 32),
+        small_shape=(5, 3, 32, 32),
+        peers=("losskit", "watched", "eager"),
+        targets=(Target("time_ratio", 1.05, peer="watched", than="losskit"), NO_WORSE_ERROR),
     ),
     small_cross_entropy(4, 10, 0.85),
     small_cross_entropy(64, 10, 0.85),

@@ -5,7 +5,7 @@ from typing import Any
 
 from losskit import functional
 from losskit.core.dispatch import Dispatch, explain_dispatch
-from losskit.errors import LosskitError
+from losskit.errors import LosskitError, LossWarning
 from losskit.memory import empty_cache, memory_stats, set_cache_limit, tune_malloc
 from losskit.modules import (
     BCELoss,
@@ -41,12 +41,14 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dispatch",
+    "Finding",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
     "KLDivLoss",
     "L1Loss",
     "LinearCrossEntropyLoss",
+    "LossWarning",
     "LosskitError",
     "MSELoss",
     "MarginRankingLoss",
@@ -56,11 +58,14 @@ __all__ = [
     "NLLLoss",
     "NLLLoss2d",
     "PoissonNLLLoss",
+    "Report",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",
     "TripletMarginWithDistanceLoss",
+    "Watch",
     "__version__",
+    "diagnose",
     "empty_cache",
     "explain_dispatch",
     "functional",
@@ -70,12 +75,21 @@ __all__ = [
     "set_cache_limit",
     "suggest",
     "tune_malloc",
+    "watch",
 ]
 
 __version__ = "0.1.0"
 
 # Loaded when first asked for: what a training does without.
-_LAZY = {"plot": "losskit.plot", "suggest": "losskit.suggestion"}
+_LAZY = {
+    "Finding": "losskit.diagnosis",
+    "Report": "losskit.diagnosis",
+    "Watch": "losskit.diagnosis",
+    "diagnose": "losskit.diagnosis",
+    "plot": "losskit.plot",
+    "suggest": "losskit.suggestion",
+    "watch": "losskit.diagnosis",
+}
 
 
 def __getattr__(name: str) -> Any:

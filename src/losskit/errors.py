@@ -12,6 +12,8 @@
     ├─ DataError                   + RuntimeError
     └─ OutputError                 + OSError
 
+    LossWarning                    + UserWarning: a fault in the use of a loss that raises no error
+
 Each is also the type that PyTorch raises for the same wrong input, so that `except IndexError` around a
 `torch.nn` loss goes on working.
 """
@@ -20,6 +22,7 @@ __all__ = [
     "BackendError",
     "DataError",
     "EmptyLossError",
+    "LossWarning",
     "LosskitError",
     "LosskitIndexError",
     "LosskitRuntimeError",
@@ -76,3 +79,7 @@ class DataError(LosskitError, RuntimeError):
 
 class OutputError(LosskitError, OSError):
     """A file or folder cannot be written."""
+
+
+class LossWarning(UserWarning):
+    """A fault in the use of a loss that raises no error."""

@@ -17,7 +17,7 @@ from losskit.cli.train import resume_command
 from losskit.train import TrainOptions
 from losskit.train.options import LOSSES
 
-COMMANDS = ("train", "losses", "plot", "bench", "info")
+COMMANDS = ("doctor", "plot", "losses", "train", "bench", "info")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -27,7 +27,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"losskit {losskit.__version__} (torch {torch.__version__})\n"
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["losses"], ["plot"], ["bench"], ["info"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])

@@ -1,8 +1,8 @@
 """`losskit COMMAND …`: reads the command line, runs the command, turns errors into one sentence and an exit status.
 
-Exit status 0 is success; 1 a difference that `train --compare-torch` or `bench` found; 2 a wrong option, missing data,
-a loss that is not there or an output that cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a
-pipe whose reader has gone.
+Exit status 0 is success; 1 a difference that `train --compare-torch` or `bench` found, or an error that `doctor` did, whose
+status is otherwise that of its script; 2 a wrong option, missing data, a loss that is not there or an output that cannot
+be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a pipe whose reader has gone.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 import losskit
-from losskit.cli import bench, info, losses, plot, train
+from losskit.cli import bench, doctor, info, losses, plot, train
 from losskit.cli.parser import Parser
 from losskit.errors import LosskitError
 
@@ -59,17 +59,15 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
         prog="losskit",
-        description="The loss functions of torch.nn, fused, checked and explained. This command draws them, "
-        "trains a network with them, measures them, and tells which of them serves a task and what runs here.",
+        description="The loss functions of torch.nn, fused, checked and explained. This command draws them, finds "
+        "faults in the losses of a script, trains a network with them, measures them, and tells which of them serves "
+        "a task and what runs here.",
         epilog="losskit COMMAND --help tells the options of a command.",
     )
     parser.add_argument(
         "--version", action="version", version=f"losskit {losskit.__version__} (torch {torch.__version__})"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    train.add_command(commands)
-    losses.add_command(commands)
-    plot.add_command(commands)
-    bench.add_command(commands)
-    info.add_command(commands)
+    for command in (doctor, plot, losses, train, bench, info):
+        command.add_command(commands)
     return parser

@@ -1,0 +1,19 @@
+"""Class indices from a file of floating-point numbers. The loss raises an error."""
+
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+inputs = torch.randn(256, 8)
+labels = inputs[:, :5].argmax(1).float()
+
+model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 5))
+criterion = nn.CrossEntropyLoss()
+optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+
+for batch in torch.randperm(256).split(64):
+    loss = criterion(model(inputs[batch]), labels[batch])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print(f"last loss {loss.item():.4f}")
