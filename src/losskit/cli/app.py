@@ -1,8 +1,8 @@
 """`losskit COMMAND …`: reads the command line, runs the command, turns errors into one sentence and an exit status.
 
-Exit status 0 is success; 1 a difference that `train --compare-torch` or `bench` found, or an error that `doctor` did, whose
-status is otherwise that of its script; 2 a wrong option, missing data, a loss that is not there or an output that cannot
-be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a pipe whose reader has gone.
+Exit status 0 is success; 1 a difference that `train --compare-torch` or `bench` found, or an error that `doctor` did,
+whose status is otherwise that of its script; 2 a wrong option, missing data, a loss that is not there or an output that
+cannot be written, with one sentence on stderr; 130 a stop by Ctrl-C; 141 a pipe whose reader has gone.
 """
 
 import argparse
