@@ -313,6 +313,26 @@ def test_what_is_masked_or_weighs_nothing_is_not_looked_at() -> None:
     assert codes(losskit.CrossEntropyLoss(), torch.zeros(4, 3), labels, mask=labels < 3) == ()
 
 
+@pytest.mark.filterwarnings("ignore:size_average and reduce")
+def test_the_old_flags_for_a_reduction() -> None:
+    weight, scores, target = torch.tensor([1.0, 2.0]), torch.zeros(4, 2, requires_grad=True), torch.ones(4).long()
+    for flags, expected in (
+        ({}, ("weights-cancel",)),
+        ({"size_average": True}, ("weights-cancel",)),
+        ({"size_average": False}, ()),
+        ({"reduce": False}, ("not-a-scalar",)),
+        ({"reduce": True}, ("weights-cancel",)),
+        ({"reduction": "sum"}, ()),
+    ):
+        assert codes(F.cross_entropy, scores, target, weight, **flags) == expected
+
+
+def test_nothing_under_the_mask() -> None:
+    report = losskit.diagnose(losskit.MSELoss(), torch.zeros(3), torch.zeros(3), mask=torch.zeros(3, dtype=torch.bool))
+    assert report.codes == ("nothing-counts",)
+    assert report.findings[0].seen == "All 3 targets are masked."
+
+
 def test_a_divergence_over_the_first_axis_on_both_sides_is_meant() -> None:
     x, y = torch.randn(8, 3).log_softmax(0), torch.randn(8, 3).softmax(0)
     assert codes(functools.partial(F.kl_div, reduction="sum"), x, y) == ()
