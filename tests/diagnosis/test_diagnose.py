@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 import losskit
 from losskit.diagnosis.interception import _holds
+from losskit.diagnosis.site import shown
 from losskit.errors import LosskitTypeError, LosskitValueError
 
 LOGITS = 20 * torch.eye(10)
 CLASSES = torch.arange(10)
+HERE = shown(__file__)
 
 
 def codes(*call: Any, **options: Any) -> tuple[str, ...]:
@@ -385,10 +387,7 @@ def test_a_check_that_fails_is_noted_and_disturbs_nobody(monkeypatch: pytest.Mon
     monkeypatch.setattr(activation, "producer", lambda *_: 1 / 0)
     report = losskit.diagnose(nn.CrossEntropyLoss(), LOGITS, CLASSES)
     line = test_a_check_that_fails_is_noted_and_disturbs_nobody.__code__.co_firstlineno + 4
-    assert report.notes == (
-        f"cross_entropy, tests/diagnosis/test_diagnose.py:{line}: check 1 failed with ZeroDivisionError: "
-        "division by zero",
-    )
+    assert report.notes == (f"cross_entropy, {HERE}:{line}: check 1 failed with ZeroDivisionError: division by zero",)
 
 
 def test_two_threads() -> None:
@@ -417,7 +416,7 @@ def test_the_report_in_words() -> None:
     report = losskit.diagnose(nn.CrossEntropyLoss(), LOGITS.softmax(1), CLASSES)
     line = test_the_report_in_words.__code__.co_firstlineno + 1
     assert str(report) == (
-        f"error: double-softmax in cross_entropy, tests/diagnosis/test_diagnose.py:{line}\n"
+        f"error: double-softmax in cross_entropy, {HERE}:{line}\n"
         "  seen  The first 8 rows of input hold no negative number and each adds up to 1: probabilities.\n"
         "  why   cross_entropy applies a softmax itself: after two, a perfect prediction of 10 classes costs 1.4612\n"
         "        instead of 0, and the gradient is small everywhere.\n"
