@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 import losskit
 from losskit.diagnosis.interception import _holds
+from losskit.diagnosis.site import shown
 from losskit.errors import LosskitTypeError, LosskitValueError
 
 LOGITS = 20 * torch.eye(10)
 CLASSES = torch.arange(10)
+HERE = shown(__file__)
 
 
 def codes(*call: Any, **options: Any) -> tuple[str, ...]:
@@ -313,6 +315,26 @@ def test_what_is_masked_or_weighs_nothing_is_not_looked_at() -> None:
     assert codes(losskit.CrossEntropyLoss(), torch.zeros(4, 3), labels, mask=labels < 3) == ()
 
 
+@pytest.mark.filterwarnings("ignore:size_average and reduce")
+def test_the_old_flags_for_a_reduction() -> None:
+    weight, scores, target = torch.tensor([1.0, 2.0]), torch.zeros(4, 2, requires_grad=True), torch.ones(4).long()
+    for flags, expected in (
+        ({}, ("weights-cancel",)),
+        ({"size_average": True}, ("weights-cancel",)),
+        ({"size_average": False}, ()),
+        ({"reduce": False}, ("not-a-scalar",)),
+        ({"reduce": True}, ("weights-cancel",)),
+        ({"reduction": "sum"}, ()),
+    ):
+        assert codes(F.cross_entropy, scores, target, weight, **flags) == expected
+
+
+def test_nothing_under_the_mask() -> None:
+    report = losskit.diagnose(losskit.MSELoss(), torch.zeros(3), torch.zeros(3), mask=torch.zeros(3, dtype=torch.bool))
+    assert report.codes == ("nothing-counts",)
+    assert report.findings[0].seen == "All 3 targets are masked."
+
+
 def test_a_divergence_over_the_first_axis_on_both_sides_is_meant() -> None:
     x, y = torch.randn(8, 3).log_softmax(0), torch.randn(8, 3).softmax(0)
     assert codes(functools.partial(F.kl_div, reduction="sum"), x, y) == ()
@@ -365,10 +387,7 @@ def test_a_check_that_fails_is_noted_and_disturbs_nobody(monkeypatch: pytest.Mon
     monkeypatch.setattr(activation, "producer", lambda *_: 1 / 0)
     report = losskit.diagnose(nn.CrossEntropyLoss(), LOGITS, CLASSES)
     line = test_a_check_that_fails_is_noted_and_disturbs_nobody.__code__.co_firstlineno + 4
-    assert report.notes == (
-        f"cross_entropy, tests/diagnosis/test_diagnose.py:{line}: check 1 failed with ZeroDivisionError: "
-        "division by zero",
-    )
+    assert report.notes == (f"cross_entropy, {HERE}:{line}: check 1 failed with ZeroDivisionError: division by zero",)
 
 
 def test_two_threads() -> None:
@@ -397,7 +416,7 @@ def test_the_report_in_words() -> None:
     report = losskit.diagnose(nn.CrossEntropyLoss(), LOGITS.softmax(1), CLASSES)
     line = test_the_report_in_words.__code__.co_firstlineno + 1
     assert str(report) == (
-        f"error: double-softmax in cross_entropy, tests/diagnosis/test_diagnose.py:{line}\n"
+        f"error: double-softmax in cross_entropy, {HERE}:{line}\n"
         "  seen  The first 8 rows of input hold no negative number and each adds up to 1: probabilities.\n"
         "  why   cross_entropy applies a softmax itself: after two, a perfect prediction of 10 classes costs 1.4612\n"
         "        instead of 0, and the gradient is small everywhere.\n"

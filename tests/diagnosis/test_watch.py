@@ -20,11 +20,12 @@ from torch import Tensor, nn
 import losskit
 from losskit.diagnosis import watching as rooms
 from losskit.diagnosis.interception import _holds
+from losskit.diagnosis.site import shown
 from losskit.errors import LosskitTypeError, LosskitValueError, LossWarning
 
 CLASSES = torch.arange(10)
 SOFT = (20 * torch.eye(10)).softmax(1)
-HERE = "tests/diagnosis/test_watch.py"
+HERE = shown(__file__)
 LINES = Path(__file__).read_text("utf-8").splitlines()
 
 

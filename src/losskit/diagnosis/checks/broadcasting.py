@@ -57,17 +57,23 @@ def consequence(call: Call, target: Tensor) -> str:
 
 def fix(call: Call, shapes: dict[str, torch.Size]) -> str:
     names = list(shapes)
-    for name in names:
-        others = [shapes[other] for other in names if other != name]
-        if all(shapes[name] == torch.Size([*other, 1]) for other in others):
-            arguments = [f"{each}.squeeze(-1)" if each == name else each for each in names]
-            return f"{call.function}({', '.join(arguments)})"
-        if all(torch.Size([*shapes[name], 1]) == other for other in others):
-            arguments = [f"{each}.unsqueeze(-1)" if each == name else each for each in names]
-            return f"{call.function}({', '.join(arguments)})"
+    for change, fits in (("squeeze(-1)", is_column_of), ("unsqueeze(-1)", is_row_of)):
+        for name in names:
+            if all(fits(shapes[name], shapes[other]) for other in names if other != name):
+                arguments = [f"{each}.{change}" if each == name else each for each in names]
+                return f"{call.function}({', '.join(arguments)})"
     if call.function == "margin_ranking_loss":
         return "margin_ranking_loss(…), with three tensors of one shape"
     return f"{call.function}(input, target.expand_as(input)), if that is meant"
+
+
+def is_column_of(shape: torch.Size, other: torch.Size) -> bool:
+    """(N, 1) of (N)."""
+    return shape == torch.Size([*other, 1])
+
+
+def is_row_of(shape: torch.Size, other: torch.Size) -> bool:
+    return is_column_of(other, shape)
 
 
 CHECK = Check(

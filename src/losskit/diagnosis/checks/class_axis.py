@@ -59,7 +59,9 @@ def one_class(call: Call) -> Finding:
         if call.function != "linear_cross_entropy"
         else "linear_weight has one row: scores for one class.",
         why="The softmax of one score is 1 whatever the score is: the loss is 0 for ever, and so is its gradient.",
-        fix="binary_cross_entropy_with_logits(input.squeeze(1), target.float())",
+        fix="binary_cross_entropy_with_logits(input.squeeze(1), target.float())"
+        if call.function != "linear_cross_entropy"
+        else "binary_cross_entropy_with_logits(linear(input, linear_weight).squeeze(1), target.float())",
     )
 
 

@@ -25,9 +25,13 @@ def before(call: Call, history: History) -> Iterator[Finding]:
     targets = call.y.cpu()
     try:
         inputs.check_plain_ctc_lengths("ctc_loss", call.x.shape[0], targets, frames, counts)
-        labels = ctc_labels(call)
-        if labels is None:
-            return
+    except LosskitError as error:
+        yield wrong_lengths(call, str(error))
+        return
+    labels = ctc_labels(call)
+    if labels is None:
+        return
+    try:
         inputs.check_plain_ctc_labels("ctc_loss", labels.values, counts, call.classes, None)
     except LosskitError as error:
         yield out_of_range(call, str(error))
@@ -35,6 +39,16 @@ def before(call: Call, history: History) -> Iterator[Finding]:
     sentences = functional.explain_ctc(targets, frames, counts)
     if sentences:
         yield too_short(call, sentences)
+
+
+def wrong_lengths(call: Call, sentence: str) -> Finding:
+    return OUT_OF_RANGE.found(
+        call.place,
+        "error",
+        seen=sentence.removeprefix("ctc_loss: "),
+        why="There are no such frames or labels: the call raises an error.",
+        fix="ctc_loss(log_probs, targets, input_lengths, target_lengths), with lengths within the tensors",
+    )
 
 
 def out_of_range(call: Call, sentence: str) -> Finding:

@@ -26,10 +26,8 @@ NON_FINITE_GRADIENT = Kind("non-finite-gradient", 9, "a finite loss with a gradi
 EXPLAINED_BY = (
     "ctc-out-of-range",
     "ctc-too-short",
-    "label-is-blank",
     "not-a-distribution",
     "nothing-counts",
-    "target-out-of-range",
 )
 # Values of a binary_cross_entropy that are looked through, and what torch cuts its logarithms off at.
 SEARCHED = MOST // 16

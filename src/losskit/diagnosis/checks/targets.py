@@ -57,15 +57,16 @@ def class_indices(call: Call, indices: Tensor) -> Iterator[Finding]:
         return
     outside = counted[(counted < 0) | (counted >= call.classes)]
     values = sorted(set(outside[:1024].tolist()))
+    scores = "input, linear_weight" if call.function == "linear_cross_entropy" else "input"
     if least == 1 and most == call.classes:
-        hint, fix = "these labels look 1-based", f"{call.function}(input, target - 1)"
+        hint, fix = "these labels look 1-based", f"{call.function}({scores}, target - 1)"
     elif len(values) == 1 and "ignore_index" in call.arguments:
         hint, fix = (
             f"{values[0]} looks like a mark for places without a label",
-            f"{call.function}(input, target, ignore_index={values[0]})",
+            f"{call.function}({scores}, target, ignore_index={values[0]})",
         )
     else:
-        hint, fix = f"input has scores for {call.classes} classes", f"a last layer with {most + 1} outputs"
+        hint, fix = f"there are scores for {call.classes} classes", f"a last layer with {most + 1} outputs"
     shown = ", ".join(map(str, values[:5])) + (", …" if len(values) > 5 else "")
     yield OUT_OF_RANGE.found(
         call.place,
