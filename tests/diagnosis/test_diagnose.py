@@ -115,6 +115,18 @@ def test_the_graph_is_neither_used_nor_changed() -> None:
     assert torch.equal(weight.grad, expected)
 
 
+def test_the_gradient_is_that_of_a_copy() -> None:
+    """Of a leaf, whose hooks are not called, and of what a model puts out, whose graph is not entered."""
+    seen: list[Tensor] = []
+    point = torch.zeros(4, 2, requires_grad=True)
+    point.register_hook(seen.append)
+    between = point * 1
+    between.register_hook(seen.append)
+    for anchor in (point, between):
+        assert codes(nn.TripletMarginLoss(), anchor, torch.zeros(4, 2), torch.zeros(4, 2)) == ("zero-gradient",)
+    assert (seen, point.grad) == ([], None)
+
+
 def test_a_loss_that_overwrites_its_input_gets_a_copy() -> None:
     weight = torch.randn(10, 10, requires_grad=True)
     logits = LOGITS @ weight
