@@ -1,5 +1,8 @@
 """losskit: the loss functions of `torch.nn`, the same calls, many times faster, checked and explained."""
 
+from importlib import import_module
+from typing import Any
+
 from losskit import functional
 from losskit.core.dispatch import Dispatch, explain_dispatch
 from losskit.errors import LosskitError
@@ -38,6 +41,7 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dispatch",
+    "Explanation",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
@@ -59,6 +63,7 @@ __all__ = [
     "TripletMarginWithDistanceLoss",
     "__version__",
     "empty_cache",
+    "explain",
     "explain_dispatch",
     "functional",
     "memory_stats",
@@ -68,3 +73,21 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Loaded when they are first asked for: a training does without them.
+_LATER = {
+    "Explanation": "losskit.explanation",
+    "explain": "losskit.explanation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'losskit' has no attribute {name!r}")
+    value = getattr(import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

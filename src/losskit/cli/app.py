@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 import losskit
-from losskit.cli import info, losses, train
+from losskit.cli import explain, info, losses, train
 from losskit.errors import LosskitError
 
 __all__ = ["main"]
@@ -55,5 +55,6 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     train.add_command(commands)
     losses.add_command(commands)
+    explain.add_command(commands)
     info.add_command(commands)
     return parser

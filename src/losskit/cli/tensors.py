@@ -1,0 +1,115 @@
+"""Tensors on a command line: JSON, or a file of numbers. Nothing that is read is ever run."""
+
+import csv
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from losskit.errors import DataError, LosskitValueError, MissingDependencyError
+
+__all__ = ["SUFFIXES", "read_value"]
+
+SUFFIXES = (".npy", ".pt", ".csv")
+
+
+def read_value(option: str, text: str) -> Any:
+    """What an option's text says: the tensor of a file, or the number, list or bool of a JSON literal."""
+    if Path(text).suffix in SUFFIXES:
+        return _read(option, Path(text))
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise LosskitValueError(
+            f"explain: {option} {text!r} is neither JSON ({error.msg}, place {error.pos + 1}) nor a {_or(SUFFIXES)} "
+            f"file: numbers are written {option} '[[0.1, 0.2], [0.3, 0.4]]'."
+        ) from None
+    if isinstance(value, (str, dict)) or value is None:
+        raise LosskitValueError(f"explain: {option} must be a number or a list of numbers, got {text}.")
+    return value
+
+
+def _read(option: str, path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"explain: {option}: there is no file {path}.")
+    try:
+        return {".npy": _array, ".pt": _tensor, ".csv": _table}[path.suffix](option, path)
+    except OSError as error:
+        raise DataError(f"explain: {option}: cannot read {path} ({error.strerror or error}).") from None
+
+
+def _array(option: str, path: Path) -> Tensor:
+    # NumPy is an extra, and needed for its own format alone.
+    try:
+        import numpy as np
+    except ImportError:
+        raise MissingDependencyError(f"explain: {option}: {path} needs NumPy: pip install 'losskit[train]'.") from None
+    try:
+        # Pickled objects could run anything.
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"explain: {option}: {path} is no array of numbers ({_line(error)}).") from None
+    if not (isinstance(array, np.ndarray) and array.dtype.kind in "biufc"):
+        kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+        raise DataError(f"explain: {option}: {path} holds {kind}, and numbers are needed.")
+    native = array.astype(array.dtype.newbyteorder("="))
+    try:
+        return torch.from_numpy(native)
+    except TypeError:
+        raise DataError(f"explain: {option}: {path} holds {array.dtype}, which is no dtype of torch.") from None
+
+
+def _tensor(option: str, path: Path) -> Tensor:
+    try:
+        # Tensors and plain containers, and nothing that runs.
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"explain: {option}: {path} is no file of tensors that can be read safely ({_line(error)}): "
+            "torch.save(tensor, path) makes one."
+        ) from None
+    if not isinstance(value, Tensor):
+        raise DataError(f"explain: {option}: {path} holds a {type(value).__name__}, and a single tensor is needed.")
+    return value
+
+
+def _table(option: str, path: Path) -> list[Any]:
+    """Rows of numbers; a single column is a list."""
+    rows: list[list[float]] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for line, cells in enumerate(csv.reader(file), 1):
+                if cells:
+                    rows.append([_number(option, path, line, cell.strip()) for cell in cells])
+                    if len(cells) != len(rows[0]):
+                        raise DataError(
+                            f"explain: {option}: {path}, line {line}: {len(cells)} numbers, where the lines before "
+                            f"have {len(rows[0])}."
+                        )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"explain: {option}: {path} is no table of numbers ({_line(error)}).") from None
+    if not rows:
+        raise DataError(f"explain: {option}: {path} is empty.")
+    return [row[0] for row in rows] if len(rows[0]) == 1 else rows
+
+
+def _number(option: str, path: Path, line: int, cell: str) -> float:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    raise DataError(f"explain: {option}: {path}, line {line}: {cell!r} is no number.")
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of another library's message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].split(". ")[0].rstrip(".")
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"
