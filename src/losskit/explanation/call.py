@@ -36,8 +36,7 @@ class Outcome:
 
 def run(request: Request) -> Outcome:
     """Call the loss on copies of its tensors. The caller's are not written to, and neither are their gradients."""
-    # An explanation is asked for in no_grad and inference_mode as well.
-    with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+    with torch.enable_grad(), warnings.catch_warnings():
         for message in _SAID:
             warnings.filterwarnings("ignore", message, UserWarning)
         leaves = {

@@ -61,10 +61,11 @@ def explain(
             raise LosskitValueError(f"explain: {name} must lie in [1, {limit}], got {count}.")
     say = Messages(default_language() if lang is None else lang, digits)
     call = request(criterion, args, options)
-    # First, so that a wrong call gets the error of the loss.
-    outcome = run(call)
-    sheet = Worksheet(call, say)
-    with torch.no_grad():
+    # An explanation is asked for in inference_mode as well, whose tensors have no gradients.
+    with torch.inference_mode(False), torch.no_grad():
+        # First, so that a wrong call gets the error of the loss.
+        outcome = run(call)
+        sheet = Worksheet(call, say)
         losses = LESSONS[call.loss.name](sheet)
         reduced = reduce(sheet, losses)
         _remarks(sheet, losses, reduced, outcome.result)
@@ -144,7 +145,7 @@ def _remarks(sheet: Worksheet, losses: Losses, reduced: Reduced, result: Tensor)
     if losses.weight is not None and name == "mean" and not sheet.has("normalizer"):
         weights = losses.weight[counted]
         sheet.remark("weight_not_divided", n=weights.numel(), sum=float(weights.sum()))
-    if name == "sum" and inside.numel() > 1 and not sheet.has("normalizer"):
+    if name == "sum" and inside.numel() > 1 and reduced.mean_divisor > 0 and not sheet.has("normalizer"):
         sheet.remark("sum", n=reduced.mean_divisor, mean=total / reduced.mean_divisor)
     _rounding(sheet, reduced.value, result.cpu().double())
 

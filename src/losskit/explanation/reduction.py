@@ -56,6 +56,7 @@ def reduce(sheet: Worksheet, losses: Losses) -> Reduced:
         symbols.insert(0, "s")
     if sheet.mask is not None:
         values = sheet.kept(values)
+        sheet.symbol("m", "mask")
         sheet.step("mask", "ℓ ← m · ℓ", sheet.raw("m", sheet.mask), sheet.raw("ℓ", values))
         sheet.remark("masked", n=int((~sheet.mask).sum()), total=values.numel())
         symbols = symbols or ["m"]

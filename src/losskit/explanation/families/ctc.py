@@ -221,7 +221,9 @@ def _ctc_remarks(
     finite = counted & values.isfinite()
     if finite.any():
         mean = float(values[finite].mean())
-        sheet.remark("sequence_probability", mean=mean, p=math.exp(-mean))
+        # Below 0 where the rows are no log-probabilities; then exp(−mean) is no probability.
+        if mean >= 0:
+            sheet.remark("sequence_probability", mean=mean, p=math.exp(-mean))
     if reduction_name(sheet) == "mean" and bool((counts[counted] > 1).any()):
         sheet.remark("per_label")
     sums = rows.logsumexp(-1)[inside & counted.unsqueeze(1)]

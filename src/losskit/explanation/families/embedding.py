@@ -68,7 +68,7 @@ def cosine_embedding_loss(sheet: Worksheet) -> Losses:
         )
     zero = counted & ((squares[0] == _EPS) | (squares[1] == _EPS))
     if zero.any():
-        sheet.remark("zero_vector", n=int(zero.sum()), where=sheet.place(sheet.first(zero)))
+        sheet.remark("zero_vector", n=int(zero.sum()), total=zero.numel(), where=sheet.place(sheet.first(zero)))
     inactive = counted & unlike & (cosine < margin)
     if inactive.any():
         sheet.remark("inactive", n=int(inactive.sum()), total=y.numel())
@@ -142,7 +142,7 @@ class _Own:
             return found
 
     def slopes(self, u: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             leaves = u.clone().requires_grad_(True), v.clone().requires_grad_(True)
             total = (self.function(*leaves).cpu().double() * g).sum()
             first, second = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)

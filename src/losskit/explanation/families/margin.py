@@ -174,7 +174,7 @@ def multilabel_margin_loss(sheet: Worksheet) -> Losses:
         sheet.remark("empty_list", n=int(empty.sum()), total=empty.numel(), where=sheet.place(sheet.first(empty)))
     twice = counted & (named > 1).any(-1)
     if twice.any():
-        sheet.remark("listed_twice", n=int(twice.sum()), where=sheet.place(sheet.first(twice)))
+        sheet.remark("listed_twice", n=int(twice.sum()), total=twice.numel(), where=sheet.place(sheet.first(twice)))
     _inactive_remark(sheet, (values == 0) & ~empty)
     return Losses(
         values,
@@ -218,8 +218,9 @@ def multilabel_soft_margin_loss(sheet: Worksheet) -> Losses:
     sheet.step("class_average", formula, ("ℓ", values))
     outside = sheet.counting().unsqueeze(-1) & ((y < 0) | (y > 1))
     if outside.any():
+        least, largest = y[sheet.counting()].aminmax()
         sheet.remark(
-            "target_outside", n=int(outside.sum()), total=y.numel(), least=float(y.min()), largest=float(y.max())
+            "target_outside", n=int(outside.sum()), total=y.numel(), least=float(least), largest=float(largest)
         )
     slope = weight * (p - y) / max(classes, 1)
     text = "w_c · (p_c − y_c) / C" if sheet.has("weight") else "(p_c − y_c) / C"

@@ -116,8 +116,9 @@ def binary_cross_entropy_with_logits(sheet: Worksheet) -> Losses:
     counted = sheet.counting()
     outside = counted & ((y < 0) | (y > 1))
     if outside.any():
+        least, largest = y[counted].aminmax()
         sheet.remark(
-            "target_outside", n=int(outside.sum()), total=y.numel(), least=float(y.min()), largest=float(y.max())
+            "target_outside", n=int(outside.sum()), total=y.numel(), least=float(least), largest=float(largest)
         )
     given = x[counted]
     if given.numel() >= 4 and bool(((given >= 0) & (given <= 1)).all()):

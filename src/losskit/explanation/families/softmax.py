@@ -304,7 +304,7 @@ def _mean_remarks(sheet: Worksheet, surprise: Tensor, target: Tensor, classes: i
     """What the mean of −log p of the targets says, and where it is lost."""
     counted = sheet.counting()
     mean = float(surprise.mean())
-    if math.isfinite(mean):
+    if math.isfinite(mean) and mean >= 0:
         baseline = math.log(classes)
         sheet.remark("mean_probability", mean=mean, p=math.exp(-mean))
         sheet.remark("baseline", classes=classes, baseline=baseline, compared=sheet.compared(mean, baseline))
@@ -315,7 +315,7 @@ def _mean_remarks(sheet: Worksheet, surprise: Tensor, target: Tensor, classes: i
         p = math.exp(-float(surprise[first]))
         key = "saturated" if sheet.request.loss.name != "nll_loss" else "saturated_nll"
         sheet.remark(key, n=int(lost.sum()), total=len(surprise), where=sheet.place(index), p=p, slope=p - 1)
-    if sheet.has("weight"):
+    if sheet.has("weight") and not sheet.request.arguments.get("label_smoothing"):
         weight = sheet.wide("weight")
         zero = (weight == 0).nonzero().flatten().tolist()
         if zero:

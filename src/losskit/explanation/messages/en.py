@@ -288,7 +288,7 @@ MESSAGES = {
     "remark.target_outside": "Outside [0, 1]: {n} of {total} targets, which range from {least} to {largest}. For them "
     "the loss has no lower bound.",
     "remark.sigmoid_twice": "All scores lie in [0, 1]. If they are probabilities, the sigmoid of this loss is a second "
-    "one: a target of 1 then costs {yes} or more, and a target of 0 {no} or more.",
+    "one, and a loss cannot fall below {yes} for a target of 1 and {no} for a target of 0.",
     # Classes.
     "remark.right": "Largest score at the target: {n} of {total} samples. Softmax keeps the order of the scores, so "
     "argmax needs no softmax.",
@@ -333,17 +333,17 @@ MESSAGES = {
     # Margins.
     "remark.inactive": "Without loss: {n} of {total}. The margin is kept there, and the gradient is 0.",
     "remark.wrong_order": "Wrong order: {n} of {total} pairs, first {where}.",
-    "remark.signs_hinge": "Neither −1 nor 1: {n} of {total} targets, first {value} of {where}. Their loss is the sum "
+    "remark.signs_hinge": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. Their loss is the sum "
     "of both terms.",
-    "remark.signs_ranking": "Neither −1 nor 1: {n} of {total} targets, first {value} of {where}. A target of 0 costs "
+    "remark.signs_ranking": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. A target of 0 costs "
     "the margin whatever the scores are; 2·y − 1 makes signs of 0 and 1.",
-    "remark.signs_soft": "Neither −1 nor 1: {n} of {total} targets, first {value} of {where}. A target of 0 costs ln 2 "
+    "remark.signs_soft": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. A target of 0 costs ln 2 "
     "whatever the score is, without a gradient; 2·y − 1 makes signs of 0 and 1.",
-    "remark.signs_cosine": "Neither −1 nor 1: {n} of {total} targets, first {value} of {where}. Their loss is 0.",
+    "remark.signs_cosine": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. Their loss is 0.",
     "remark.negative_distance": "Below 0: {n} of {total} distances, the least {least}. Their loss may be below 0, "
     "which is legal; a distance is not.",
     "remark.empty_list": "Empty list: {n} of {total} samples, first {where}. They cost 0.",
-    "remark.listed_twice": "A class stands in a list twice, and counts twice: {n} samples, first {where}.",
+    "remark.listed_twice": "Twice in a list, and counted twice: a class of {n} of {total} samples, first {where}.",
     # Distributions.
     "remark.negative_density": "Below 0: {n} of {total} losses, the least {least}. That is legal: a density may be "
     "larger than 1.",
@@ -359,12 +359,12 @@ MESSAGES = {
     "divergence.",
     "remark.kl_mean": "The mean divides by all {n} elements. The divergence of distributions is the mean over the "
     '{samples} samples: reduction="batchmean" gives {batchmean}.',
-    "remark.no_counts": "No counts: {n} of {total} targets are below 0 or no whole numbers, first {value} of {where}.",
+    "remark.no_counts": "No counts: {n} of {total} targets are below 0 or no whole numbers, first {where} with {value}.",
     "remark.poisson_floor": "No prediction costs less than {floor} in the mean, that of rates equal to the counts. "
     "Here it is {mean}.",
     "remark.no_rate": "x + eps is 0 or less in {n} of {total} places, first {where}: that is no rate.",
     # Vectors.
-    "remark.zero_vector": "A vector of zeros: {n} pairs, first {where}. Its cosine with any other is 0.",
+    "remark.zero_vector": "A vector of zeros: {n} of {total} pairs, first {where}. Its cosine with any other is 0.",
     "remark.swapped": "swap: in {n} of {total} triplets the negative is nearer to the positive than to the anchor.",
     "remark.collapsed": "All distances are near 0: the loss is the margin, {margin}, whatever the vectors. Have they "
     "collapsed to a point?",

@@ -27,8 +27,8 @@ MESSAGES = {
     "row.elements": "元素",
     "row.element_at": "元素 {index}",
     "row.class": "类别",
-    "row.sample_frame": "样本, 帧",
-    "row.sample_entry": "样本, 序号",
+    "row.sample_frame": "样本、帧",
+    "row.sample_entry": "样本、序号",
     "row.only": "唯一的一个",
     "note.rows": "共 {total} 个{rows}，只显示其中 {shown} 个：最前的 {each} 个、损失最大的 {each} 个"
     "和损失最小的 {each} 个。",
@@ -333,7 +333,7 @@ MESSAGES = {
     "remark.negative_distance": "低于 0 的距离：{total} 个中有 {n} 个，最小的是 {least}。损失因此可以低于 0，"
     "这是合法的；但距离不应为负。",
     "remark.empty_list": "空列表：{total} 个样本中有 {n} 个，最先的是{where}。它们的损失为 0。",
-    "remark.listed_twice": "有类别在列表中出现两次，因此计算两次：{n} 个样本，最先的是{where}。",
+    "remark.listed_twice": "有类别在列表中出现两次，因此计算两次：{total} 个样本中有 {n} 个，最先的是{where}。",
     # Distributions.
     "remark.negative_density": "低于 0 的损失：{total} 个中有 {n} 个，最小的是 {least}。这是合法的：密度可以大于 1。",
     "remark.negative_poisson": "低于 0 的损失：{total} 个中有 {n} 个，最小的是 {least}。这是合法的："
@@ -351,7 +351,7 @@ MESSAGES = {
     "remark.poisson_floor": "任何预测的平均损失都不低于 {floor}，即强度等于计数时的损失。现在为 {mean}。",
     "remark.no_rate": "{total} 处中有 {n} 处 x + eps 不大于 0，最先的是{where}：强度不能这样。",
     # Vectors.
-    "remark.zero_vector": "零向量：{n} 对，最先的是{where}。它与任何向量的余弦都是 0。",
+    "remark.zero_vector": "零向量：{total} 对中有 {n} 对，最先的是{where}。它与任何向量的余弦都是 0。",
     "remark.swapped": "swap：{total} 个三元组中有 {n} 个的负样本离正样本比离锚点更近。",
     "remark.collapsed": "所有距离都接近 0：无论向量如何，损失都等于间隔 {margin}。嵌入是否已坍缩到一点？",
     # Sequences.
