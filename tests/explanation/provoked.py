@@ -1,9 +1,10 @@
-"""Calls that bring about each remark, by its key."""
+"""Calls that bring about each remark, by its key, and explanations of all kinds."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
+from cases import ALL_CASES
 
 import losskit
 from losskit.explanation import Explanation
@@ -128,3 +129,30 @@ CALLS: dict[str, Callable[..., Explanation]] = {
     ),
     "frames_not_normalised": lambda **more: losskit.explain("ctc_loss", torch.zeros(2, 1, 3), [[1]], [2], [1], **more),
 }
+
+
+def explanations(lang: str) -> Iterator[Explanation]:
+    """Of every loss and variant, of large and unusual inputs, and with every remark."""
+    for case in ALL_CASES:
+        for variant in case.variants:
+            call = case.make(variant, case.shapes[0], torch.float32)
+            yield losskit.explain(case.name, call.input, call.target, **call.kwargs, lang=lang)
+        mask = torch.ones(call.run(case.function, reduction="none").shape, dtype=torch.bool)
+        for more in ({"mask": mask, "sample_weight": mask.float()}, {"reduction": "sum"}):
+            yield losskit.explain(case.name, call.input, call.target, **call.kwargs, **more, lang=lang)
+        large = (20, 3, 20) if case.name == "ctc_loss" else (20, 20)
+        call = case.make("plain", large, torch.float32)
+        yield losskit.explain(case.name, call.input, call.target, **call.kwargs, lang=lang, rows=3, columns=4)
+        yield losskit.explain(case.name, call.input, call.target, **call.kwargs, lang=lang, reduction="none")
+    log_probs = torch.randn(30, 4, 20).log_softmax(2)
+    labels = torch.randint(1, 20, (4, 12))
+    yield losskit.explain("ctc_loss", log_probs, labels, (30,) * 4, (12,) * 4, lang=lang)
+    yield losskit.explain("ctc_loss", [[-1.0, -0.5]], [1], (1,), (1,), lang=lang, mask=False)
+    yield losskit.explain("kl_div", [[-1.0, -0.5]], [[0.5, 0.5]], reduction="batchmean", lang=lang)
+    yield losskit.explain("nll_loss", [-800.0, 0.0], 0, lang=lang)
+    vectors = [torch.randn(2, 3) for _ in range(3)]
+    yield losskit.explain(losskit.TripletMarginWithDistanceLoss(swap=True), *vectors, lang=lang)
+    for call in CALLS.values():
+        yield call(lang=lang)
+    yield losskit.explain("gaussian_nll_loss", [1.0, 2.0], [1.5, 2.0], [4.0, 4.0], lang=lang)
+    yield losskit.explain("cross_entropy", [[0.0, 0.0]], [1], lang=lang)

@@ -15,7 +15,7 @@ from losskit.explanation.messages import en
 TEXTS = {
     "nan": "NaN: 1 of 2 losses, first element 1. One of them makes the whole sum NaN; mask= leaves them out.",
     "infinite": "Infinite: 1 of 2 losses, first sample 1. One of them makes the whole sum infinite.",
-    "dominated": "One loss rules the sum: element 2 alone has 98.0 % of it; an even share would be 25.0 %.",
+    "dominated": "One loss rules the sum: element 2 alone has 98.0% of it; an even share would be 25.0%.",
     "masked": "Masked: 1 of 2 losses. They are out of the value, the gradient and the divisor.",
     "none": "Nothing is reduced: the gradient shown is that of the sum of the losses.",
     "sum": "A sum grows with the number of losses, and so does its gradient; the mean would be 5.0000.",
@@ -35,9 +35,9 @@ TEXTS = {
     "linear_part": "Above δ = 2.5000: 1 of 3 errors. They are on the line, with the slope ±2.5000; the others are "
     "on the square.",
     "constant_mean": "The mean of the targets, 3.0000, as the prediction for all would cost 4.6667 each, their "
-    "variance. The predictions cost 3.0000 each, 64.3 % of that.",
+    "variance. The predictions cost 3.0000 each, 64.3% of that.",
     "constant_median": "The median of the targets, 2.0000, as the prediction for all would cost 1.6667 each. The "
-    "predictions cost 1.0000 each, 60.0 % of that.",
+    "predictions cost 1.0000 each, 60.0% of that.",
     "clamped": "Clamped: 1 of 2 logarithms lie below −100, first element 1, and cost as if they were −100. "
     "binary_cross_entropy_with_logits of the scores has no such limit.",
     "saturated_binary": "Saturated: 1 of 2 right answers get less than 1e-6, first element 1 with 2.061e-09.",

@@ -1,7 +1,6 @@
 """`losskit.explain`."""
 
 import math
-import re
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from losskit.explanation.language import Messages, default_language
 from losskit.explanation.reduction import Reduced, reduce, reduction_name
 from losskit.explanation.shown import Chosen, choose
 from losskit.explanation.table import Column
-from losskit.explanation.worksheet import Losses, Slope, Worksheet
+from losskit.explanation.worksheet import Losses, Slope, Worksheet, bracketed
 
 
 def explain(
@@ -107,11 +106,7 @@ def _gradient(
     by_formula = slope.to_tensor(product).sum_to_size(values.shape)
     column = Column("g", slope.to_rows(values), slope.axis)
     front = "∂ΣL" if reduction_name(sheet) == "none" else "∂L"
-    # Brackets where something is added.
-    outside = re.sub(r"[(\[].*?[)\]]", "", slope.formula)
-    added = " + " in outside or " − " in outside or ", " in outside
-    factored = f"({slope.formula}){reduced.share_formula}" if added and reduced.share_formula else ""
-    factored = factored or f"{slope.formula}{reduced.share_formula}"
+    factored = f"{bracketed(slope.formula)}{reduced.share_formula}" if reduced.share_formula else slope.formula
     return Gradient(
         name,
         f"g = {front}/∂{slope.symbol} = {factored}",

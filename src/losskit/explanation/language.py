@@ -50,7 +50,7 @@ class Messages:
         return number(value, self.digits)
 
     def percent(self, share: float) -> str:
-        return self("percent", percent=f"{100 * share:.1f}" if share < 0.995 else f"{100 * share:.2f}")
+        return f"{100 * share:.1f}%"
 
     def formula(self, formula: str) -> str:
         """A formula of the catalog, whose few words are translated."""

@@ -72,9 +72,9 @@ def _rows(contributions: Tensor, counted: Tensor, limit: int) -> tuple[list[int]
     if total <= limit:
         return list(range(total)), total
     each = max(limit // 3, 1)
-    # What does not count is neither worst nor best. A NaN is worse than anything.
+    # What does not count is neither worst nor best. A NaN comes last in the order, and is worse than anything.
     inside = counted.flatten().nonzero().flatten()
-    order = inside[losses[inside].nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).argsort(stable=True)]
+    order = inside[losses[inside].argsort(stable=True)]
     found = {*range(each), *order[:each].tolist(), *order[-each:].tolist()}
     return sorted(found), total
 
@@ -86,7 +86,7 @@ def _unravel(flat: Sequence[int], shape: torch.Size) -> list[Place]:
 def _entries(sheet: Worksheet, axis: str, size: int, rows: Sequence[Place], limit: int) -> tuple[int, ...]:
     if axis not in sheet.importance:
         return tuple(range(limit))
-    scores = _of_rows(sheet.importance[axis], rows).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    scores = _of_rows(sheet.importance[axis], rows)
     wanted = _of_rows(sheet.targets[axis], rows).any(0).nonzero().flatten().tolist()[: 2 * limit]
     best = scores.amax(0).argsort(descending=True, stable=True).tolist() if len(scores) else list(range(size))
     found = set(wanted)

@@ -68,11 +68,13 @@ class Table:
             heading += [f"{column.name}[{entry}]" for entry in self._entries(column)] if column.axis else [column.name]
         rows = []
         for index in self.rows:
-            label = ", ".join(map(str, index)) or NOTHING
-            cells = [Cell(label)] if labels else []
+            cells = [Cell(", ".join(map(str, index)) or NOTHING)] if labels else []
             for column in self.columns:
-                for place in [(*index, entry) for entry in self._entries(column)] if column.axis else [index]:
-                    cells.append(_cell(column, place, say))
+                marks = self._at(column.mark, column, index)
+                cells += [
+                    Cell(NOTHING if value is None else say.shown(value), bool(mark) and value is not None)
+                    for value, mark in zip(self._values(column, index), marks, strict=True)
+                ]
             rows.append(tuple(cells))
         return Grid(tuple(heading), tuple(rows), len(labels))
 
@@ -80,34 +82,29 @@ class Table:
         """The rows that are shown, with every digit."""
         columns = []
         for column in self.columns:
-            entries = list(self._entries(column)) if column.axis else None
-            columns.append(
-                {
-                    "name": column.name,
-                    **({"axis": column.axis, "entries": entries} if entries is not None else {}),
-                    "values": [
-                        [_value(column, (*index, entry)) for entry in entries]
-                        if entries is not None
-                        else _value(column, index)
-                        for index in self.rows
-                    ],
-                }
-            )
+            values = [self._values(column, index) for index in self.rows]
+            made: dict[str, Any] = {"name": column.name}
+            if column.axis:
+                made |= {"axis": column.axis, "entries": list(self._entries(column)), "values": values}
+            else:
+                made["values"] = [value for (value,) in values]
+            columns.append(made)
         return {"row": self.row_name, "rows": [list(index) for index in self.rows], "columns": columns}
+
+    def _values(self, column: Column, index: tuple[int, ...]) -> list[Any]:
+        """The numbers in a row of a column; None where it has none."""
+        given = self._at(column.given, column, index)
+        values = self._at(column.values, column, index)
+        return [value if there is None or there else None for value, there in zip(values, given, strict=True)]
+
+    def _at(self, tensor: Tensor | None, column: Column, index: tuple[int, ...]) -> list[Any]:
+        """What a tensor holds of a row: for each entry that is shown, or the same for all of them."""
+        entries = list(self._entries(column)) if column.axis else [0]
+        if tensor is None:
+            return [None] * len(entries)
+        row = tensor[index[: tensor.ndim]]
+        return [row.item()] * len(entries) if row.ndim == 0 else row[entries].tolist()
 
     def _entries(self, column: Column) -> tuple[int, ...]:
         size = column.values.shape[-1]
         return tuple(entry for entry in self.entries.get(column.axis, range(size)) if entry < size)
-
-
-def _value(column: Column, place: tuple[int, ...]) -> Any:
-    given = column.given
-    if given is not None and not bool(given[place[: given.ndim]]):
-        return None
-    return column.values[place].item()
-
-
-def _cell(column: Column, place: tuple[int, ...], say: Messages) -> Cell:
-    value = _value(column, place)
-    marked = column.mark is not None and bool(column.mark[place])
-    return Cell(NOTHING if value is None else say.shown(value), marked and value is not None)

@@ -1,5 +1,6 @@
 """Where a loss writes down how it is computed: its arguments in float64, its steps, symbols and remarks."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -184,6 +185,12 @@ class Worksheet:
         if self.counted is None or column.values.shape[: len(self.shape)] != self.shape:
             return None
         return self.counted
+
+
+def bracketed(formula: str) -> str:
+    """With brackets around it where it is a sum, so that it can be a factor."""
+    outside = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\]", "", formula)
+    return f"({formula})" if re.search(r" [+−] |, ", outside) else formula
 
 
 def times(factor: Tensor, values: Tensor) -> Tensor:

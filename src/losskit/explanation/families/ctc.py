@@ -7,7 +7,7 @@ from torch import Tensor
 
 from losskit.explanation.reduction import reduction_name
 from losskit.explanation.table import Column
-from losskit.explanation.worksheet import Losses, Slope, Worksheet
+from losskit.explanation.worksheet import Losses, Slope, Worksheet, bracketed
 
 _NEVER = -math.inf
 
@@ -94,7 +94,7 @@ def ctc_loss(sheet: Worksheet) -> Losses:
             ("ℓ′", shaped(values / number)),
         )
         values, slope = values / number, slope / number[:, None, None]
-        formula = f"({formula}) / max(S, 1)"
+        formula = f"{bracketed(formula)} / max(S, 1)"
     return Losses(
         shaped(values),
         {

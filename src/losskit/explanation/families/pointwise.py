@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from losskit.explanation.worksheet import Losses, Slope, Worksheet, times
+from losskit.explanation.worksheet import Losses, Slope, Worksheet, bracketed, times
 
 
 def l1_loss(sheet: Worksheet) -> Losses:
@@ -178,7 +178,7 @@ def _weighted(
         weight = sheet.wide("weight").expand(sheet.shape)
         sheet.symbol("w", "weight")
         sheet.step("weight", "ℓ ← w · ℓ", ("ℓ", values), ("w", weight), ("w · ℓ", values * weight))
-        values, slope, formula = values * weight, slope * weight, f"w · ({formula})"
+        values, slope, formula = values * weight, slope * weight, f"w · {bracketed(formula)}"
     return Losses(
         values,
         {"input": Slope(symbol, formula, slope)},

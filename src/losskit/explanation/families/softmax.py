@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from losskit.explanation.table import Column
-from losskit.explanation.worksheet import Losses, Slope, Worksheet, times
+from losskit.explanation.worksheet import Losses, Slope, Worksheet, bracketed, times
 
 # How far a sum of probabilities may be from 1, in float32 and in half precision.
 _NEAR_ONE = {torch.float32: 1e-3, torch.float64: 1e-3, torch.bfloat16: 2e-2, torch.float16: 2e-2}
@@ -53,7 +53,7 @@ def linear_cross_entropy(sheet: Worksheet) -> Losses:
     sheet.symbol("z_c", "score_of_layer")
     losses, coefficients, p = _of_scores(sheet, scores, target, "z")
     at_scores = _slope(coefficients, p)
-    factor = _slope_formula(sheet, target.is_floating_point())
+    factor = bracketed(_slope_formula(sheet, target.is_floating_point()))
 
     def flat(g: Tensor) -> Tensor:
         return g.reshape([*x.shape[:-1], matrix.shape[0]])
@@ -67,12 +67,17 @@ def linear_cross_entropy(sheet: Worksheet) -> Losses:
 
     slopes = {
         "input": Slope(
-            "x_k", f"Σ_c W_ck · ({factor})", at_scores, lambda g: flat(g) @ matrix, axis="feature", row_name="sample"
+            "x_k",
+            f"Σ_c W_ck · {factor}",
+            at_scores,
+            lambda g: flat(g) @ matrix,
+            axis="feature",
+            row_name="sample",
         ),
-        "linear_weight": Slope("W_ck", f"Σ_n x_k · ({factor})", at_scores, by_weight, axis="feature", row_name="class"),
+        "linear_weight": Slope("W_ck", f"Σ_n x_k · {factor}", at_scores, by_weight, axis="feature", row_name="class"),
     }
     if sheet.has("linear_bias"):
-        slopes["linear_bias"] = Slope("b_c", f"Σ_n ({factor})", at_scores, by_bias, row_name="class")
+        slopes["linear_bias"] = Slope("b_c", f"Σ_n {factor}", at_scores, by_bias, row_name="class")
     return _class_losses(sheet, losses, target, slopes)
 
 

@@ -14,7 +14,6 @@ MESSAGES = {
     "part.remarks": "Remarks",
     "result.one": "{value}, unit: {unit}. The call returns this as {dtype}; the steps above come to {steps}.",
     "result.many": "{shape} losses of {dtype}, unit: {unit}, those of the last step.",
-    "percent": "{percent} %",
     "compared.below": "{difference} below that",
     "compared.above": "{difference} above that",
     "compared.same": "the same",
@@ -337,8 +336,8 @@ MESSAGES = {
     "of both terms.",
     "remark.signs_ranking": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. A target of 0 costs "
     "the margin whatever the scores are; 2·y − 1 makes signs of 0 and 1.",
-    "remark.signs_soft": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. A target of 0 costs ln 2 "
-    "whatever the score is, without a gradient; 2·y − 1 makes signs of 0 and 1.",
+    "remark.signs_soft": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. A target of 0 costs "
+    "ln 2 whatever the score is, without a gradient; 2·y − 1 makes signs of 0 and 1.",
     "remark.signs_cosine": "Neither −1 nor 1: {n} of {total} targets, first {where} with {value}. Their loss is 0.",
     "remark.negative_distance": "Below 0: {n} of {total} distances, the least {least}. Their loss may be below 0, "
     "which is legal; a distance is not.",
@@ -359,7 +358,8 @@ MESSAGES = {
     "divergence.",
     "remark.kl_mean": "The mean divides by all {n} elements. The divergence of distributions is the mean over the "
     '{samples} samples: reduction="batchmean" gives {batchmean}.',
-    "remark.no_counts": "No counts: {n} of {total} targets are below 0 or no whole numbers, first {where} with {value}.",
+    "remark.no_counts": "No counts: {n} of {total} targets are below 0 or no whole numbers, first {where} "
+    "with {value}.",
     "remark.poisson_floor": "No prediction costs less than {floor} in the mean, that of rates equal to the counts. "
     "Here it is {mean}.",
     "remark.no_rate": "x + eps is 0 or less in {n} of {total} places, first {where}: that is no rate.",

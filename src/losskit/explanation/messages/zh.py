@@ -14,7 +14,6 @@ MESSAGES = {
     "part.remarks": "说明",
     "result.one": "{value}，单位：{unit}。调用返回的就是它（{dtype}）；上面各步算得 {steps}。",
     "result.many": "{shape} 个损失（{dtype}），单位：{unit}，即最后一步中的数值。",
-    "percent": "{percent}%",
     "compared.below": "比它低 {difference}",
     "compared.above": "比它高 {difference}",
     "compared.same": "与它相同",

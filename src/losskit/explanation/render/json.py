@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from losskit.explanation.language import Messages
 from losskit.explanation.render.outline import described
 
 if TYPE_CHECKING:
@@ -20,16 +21,8 @@ def as_dict(explanation: "Explanation") -> dict[str, Any]:
         "task": loss.task,
         "unit": loss.unit,
         "lang": explanation.lang,
-        "data": {
-            name: {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-            if isinstance(value, Tensor)
-            else value
-            for name, value in explanation.data.items()
-        },
-        "options": {
-            name: value if isinstance(value, (str, int, float, bool)) else described(value, say)
-            for name, value in explanation.options.items()
-        },
+        "data": {name: _argument(value, say) for name, value in explanation.data.items()},
+        "options": {name: _argument(value, say) for name, value in explanation.options.items()},
         "formula": {"text": explanation.formula, "latex": explanation.latex},
         "symbols": [
             {"symbol": symbol.symbol, "meaning": symbol.meaning, "value": symbol.value}
@@ -62,6 +55,13 @@ def as_dict(explanation: "Explanation") -> dict[str, Any]:
     }
     cleaned: dict[str, Any] = _finite(made)
     return cleaned
+
+
+def _argument(value: Any, say: Messages) -> Any:
+    """Tensors by their shape: what they hold is in the tables."""
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    return value if isinstance(value, (str, int, float, list, tuple)) else described(value, say)
 
 
 def render(explanation: "Explanation") -> str:

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING
 
 from losskit.explanation.latex import formula
 from losskit.explanation.render.outline import Block, Formula, Heading, Items, Pairs, Paragraph, outline
+from losskit.explanation.render.text import blocks_of
 from losskit.explanation.table import NOTHING, Cell, Grid
 
 if TYPE_CHECKING:
     from losskit.explanation.explanation import Explanation
 
+# Of a table, in characters: what a page has room for.
+_WIDTH = 90
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -47,7 +50,7 @@ def _latex(block: Block) -> str:
         return f"\\begin{{itemize}}\n{items}\n\\end{{itemize}}"
     if isinstance(block, Pairs):
         return _pairs(block)
-    return _table(block)
+    return "\n\n".join(_table(piece) for piece in blocks_of(block, _WIDTH))
 
 
 def _pairs(block: Pairs) -> str:

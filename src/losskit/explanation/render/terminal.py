@@ -25,7 +25,7 @@ def render(explanation: "Explanation", width: int) -> Any:
         elif isinstance(block, Formula):
             parts.append(Padding(Text(block.text, style="cyan"), (0, 2)))
         elif isinstance(block, Paragraph):
-            parts.append(Padding(Text(block.text, style="dim"), (0, 2)))
+            parts.append(Padding(Text(block.text), (0, 2)))
         elif isinstance(block, Pairs):
             parts.append(_pairs(block))
         elif isinstance(block, Items):
@@ -41,6 +41,8 @@ def _pairs(block: Pairs) -> Any:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, meaning in block.rows:
         table.add_row(Text(f"  {name}", style="cyan" if not block.code else "bold"), Text(meaning))
     return table
@@ -51,6 +53,8 @@ def _items(block: Items) -> Any:
     from rich.text import Text
 
     table = Table.grid(padding=(0, 1))
+    table.add_column()
+    table.add_column(overflow="fold")
     for text in block.texts:
         table.add_row(Text("•", style="bold yellow"), Text(text))
     return table

@@ -50,7 +50,9 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 def blocks_of(grid: Grid, width: int) -> Iterator[Grid]:
     """The table in pieces that are not wider than this, each with the labels of its rows."""
     widths = [
-        max([width_of(name), *(width_of(row[place].text) + row[place].marked for row in grid.rows)])
+        # A mark moves the whole column.
+        max(width_of(text) for text in (name, *(row[place].text for row in grid.rows)))
+        + any(row[place].marked for row in grid.rows)
         for place, name in enumerate(grid.heading)
     ]
     front = list(range(grid.labels))
@@ -87,7 +89,7 @@ def _lines(block: Block) -> list[str]:
     if isinstance(block, Pairs):
         return _pairs(block)
     lines: list[str] = []
-    for piece in blocks_of(block, WIDTH - 2):
+    for piece in blocks_of(block, WIDTH):
         lines += ["", *_table(piece)] if lines else _table(piece)
     return lines
 
