@@ -283,6 +283,11 @@ ERRORS: list[tuple[str, type[Exception], Callable[[], Any]]] = [
         lambda: losskit.explain("mse_loss", [1.0], [1.0], digits=0),
     ),
     (
+        "explain: rows must lie in [3, 1000000], got 2.",
+        LosskitValueError,
+        lambda: losskit.explain("mse_loss", [1.0], [1.0], rows=2),
+    ),
+    (
         "explain: rows must be an int, got float.",
         LosskitTypeError,
         lambda: losskit.explain("mse_loss", [1.0], [1.0], rows=3.0),
@@ -326,7 +331,7 @@ def test_a_step_that_is_not_there() -> None:
         match=r"^explain: mse_loss has no step 'softmax' here; its steps are difference, square, mean\.$",
     ):
         explanation.step("softmax")
-    with pytest.raises(KeyError):
+    with pytest.raises(LosskitValueError, match=r"^explain: there is no column 'p' here; the columns are d, ℓ\.$"):
         explanation.step("square").table["p"]
 
 

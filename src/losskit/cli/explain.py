@@ -125,7 +125,13 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="FILE", default=default, help="write there; .md, .html, .tex and .json tell the format")
     add("--digits", type=int, metavar="N", default=default, help="decimals of the numbers (default: 4)")
     add("--rows", type=int, metavar="N", default=default, help="samples that are shown at most (default: 12)")
-    add("--columns", type=int, metavar="N", default=default, help="classes that are shown at most (default: 8)")
+    add(
+        "--columns",
+        type=int,
+        metavar="N",
+        default=default,
+        help="classes that are shown; more for more targets (default: 8)",
+    )
 
 
 def _words(loss: LossInfo, name: str) -> tuple[str, ...]:

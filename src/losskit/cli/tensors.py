@@ -2,7 +2,7 @@
 
 import csv
 import json
-import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,12 @@ def _array(option: str, path: Path) -> Tensor:
     except ImportError:
         raise MissingDependencyError(f"explain: {option}: {path} needs NumPy: pip install 'losskit[train]'.") from None
     try:
-        # Pickled objects could run anything.
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        with path.open("rb") as file:
+            # Pickled objects could run anything.
+            array = np.load(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy has no type of its own for a file that is none of its.
         raise DataError(f"explain: {option}: {path} is no array of numbers ({_line(error)}).") from None
     if not (isinstance(array, np.ndarray) and array.dtype.kind in "biufc"):
         kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
@@ -64,9 +67,14 @@ def _array(option: str, path: Path) -> Tensor:
 
 def _tensor(option: str, path: Path) -> Tensor:
     try:
-        # Tensors and plain containers, and nothing that runs.
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
+        with warnings.catch_warnings():
+            # Of formats that it may not read; it will say so.
+            warnings.simplefilter("ignore")
+            # Tensors and plain containers, and nothing that runs.
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # What is no file of tensors raises whatever its bytes lead to.
         raise DataError(
             f"explain: {option}: {path} is no file of tensors that can be read safely ({_line(error)}): "
             "torch.save(tensor, path) makes one."

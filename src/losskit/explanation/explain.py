@@ -32,8 +32,9 @@ def explain(
     **Args**: `criterion`: a loss module of losskit or `torch.nn`, a function of `losskit.functional` or
     `torch.nn.functional`, or the name of a function or class. The other arguments are those of the function, by
     position or by name; lists of numbers are taken for tensors too. Options that a module holds can be given again, and
-    then win. `lang`: `"en"` or `"zh"`; by default that of the locale. `digits`: decimals that are shown. `rows`,
-    `columns`: how many samples and classes are shown at most, of more the most telling ones.
+    then win. `lang`: `"en"` or `"zh"`; by default that of the locale. `digits`: decimals that are shown. `rows`:
+    how many samples are shown at most; of more the first, the worst and the best. `columns`: how many classes are
+    shown; of more those of the targets, and those with the largest scores.
 
     **Returns**: an `Explanation`: print it, or let a notebook or rich show it. The call is run as it is, on copies of
     the tensors; the steps are computed beside it, one by one in float64.
@@ -52,12 +53,16 @@ def explain(
     >>> explanation.gradients["input"].values
     tensor([[ 0.3006, -0.6678,  0.3672]])
     """
-    for name, count in (("digits", digits), ("rows", rows), ("columns", columns)):
+    # Three rows: the first, the worst and the best.
+    for name, count, least, most in (
+        ("digits", digits, 1, 15),
+        ("rows", rows, 3, 10**6),
+        ("columns", columns, 1, 10**6),
+    ):
         if isinstance(count, bool) or not isinstance(count, int):
             raise LosskitTypeError(f"explain: {name} must be an int, got {type(count).__name__}.")
-        limit = 15 if name == "digits" else 1 << 20
-        if not 1 <= count <= limit:
-            raise LosskitValueError(f"explain: {name} must lie in [1, {limit}], got {count}.")
+        if not least <= count <= most:
+            raise LosskitValueError(f"explain: {name} must lie in [{least}, {most}], got {count}.")
     say = Messages(default_language() if lang is None else lang, digits)
     call = request(criterion, args, options)
     # An explanation is asked for in inference_mode as well, whose tensors have no gradients.

@@ -52,7 +52,7 @@ def choose(sheet: Worksheet, contributions: Tensor, rows: int, entries: int) -> 
                 shown=len(flat),
                 total=total,
                 rows=sheet.say(f"row.{sheet.row_name}s"),
-                each=max(rows // 3, 1),
+                each=rows // 3,
             )
         )
     chosen = {}
@@ -60,9 +60,10 @@ def choose(sheet: Worksheet, contributions: Tensor, rows: int, entries: int) -> 
     for column in [column for draft in sheet.drafts for column in draft.columns if column.axis]:
         sizes[column.axis] = max(sizes.get(column.axis, 0), column.values.shape[-1])
     for axis, size in sizes.items():
-        if size > entries:
-            chosen[axis] = _entries(sheet, axis, size, places, entries)
-            notes.append(sheet.say(f"note.{axis}", shown=len(chosen[axis]), total=size))
+        found = _entries(sheet, axis, size, places, entries) if size > entries else range(size)
+        if len(found) < size:
+            chosen[axis] = tuple(found)
+            notes.append(sheet.say(f"note.{axis}", shown=len(found), total=size))
     return Chosen(places, chosen, tuple(notes), rows)
 
 
@@ -71,7 +72,7 @@ def _rows(contributions: Tensor, counted: Tensor, limit: int) -> tuple[list[int]
     losses, total = contributions.flatten(), contributions.numel()
     if total <= limit:
         return list(range(total)), total
-    each = max(limit // 3, 1)
+    each = limit // 3
     # What does not count is neither worst nor best. A NaN comes last in the order, and is worse than anything.
     inside = counted.flatten().nonzero().flatten()
     order = inside[losses[inside].argsort(stable=True)]

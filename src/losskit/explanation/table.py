@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from losskit.errors import LosskitValueError
 from losskit.explanation.language import Messages
 
 NOTHING = "–"
@@ -55,11 +56,15 @@ class Table:
     entries: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Tensor:
-        """The whole tensor of a column."""
+        """The whole tensor of a column.
+
+        **Raises**: ValueError where there is none.
+        """
         for column in self.columns:
             if column.name == name:
                 return column.values
-        raise KeyError(name)
+        known = ", ".join(column.name for column in self.columns)
+        raise LosskitValueError(f"explain: there is no column {name!r} here; the columns are {known}.")
 
     def grid(self, say: Messages) -> Grid:
         labels = [say(f"row.{self.row_name}")] if self.row_name else []
