@@ -284,9 +284,16 @@ def test_nothing_that_is_read_is_run(capsys: pytest.CaptureFixture[str]) -> None
             "explain: argument --input: expected one argument; losskit explain mse_loss --help lists the arguments.",
         ),
         (
-            ["mse_loss", "--lang", "fr"],
-            "explain: argument --lang: invalid choice: 'fr' (choose from 'en', 'zh'); losskit explain mse_loss --help "
-            "lists the arguments.",
+            ["mse_loss", "--input", "[1]", "--target", "[1]", "--lang", "fr"],
+            "explain: lang must be 'en' or 'zh', got 'fr'.",
+        ),
+        (
+            ["mse_loss", "--format", "htm"],
+            "explain: --format must be text, md, html, latex, json, got 'htm'. Did you mean html?",
+        ),
+        (
+            ["mse_loss", "--digits", "x"],
+            "explain: argument --digits: invalid int value: 'x'; losskit explain mse_loss --help lists the arguments.",
         ),
         (
             ["mse_loss", "--input", "[1, 2", "--target", "[1]"],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from cases import ALL_CASES, BY_NAME, Case
+from fresh_process import output_of
 from torch import nn
 
 import losskit
@@ -346,6 +347,19 @@ def test_warnings_of_the_call_are_said_by_the_explanation_and_others_come_throug
         losskit.explain(
             "linear_cross_entropy", torch.ones(2, 3), torch.ones(4, 3), [0, 1], label_smoothing=0.1, options=options
         )
+
+
+def test_the_name_is_there_before_the_room_is_loaded() -> None:
+    code = """
+        import sys, losskit
+        assert "losskit.explanation" not in sys.modules
+        assert {"explain", "Explanation"} <= set(dir(losskit)) & set(losskit.__all__)
+        print(losskit.explain("mse_loss", [1.0], [3.0]).result.item(), losskit.Explanation.__name__)
+        print("matplotlib" in sys.modules, "rich" in sys.modules)
+    """
+    assert output_of(code) == "4.0 Explanation\nFalse False"
+    with pytest.raises(AttributeError, match=r"^module 'losskit' has no attribute 'explian'$"):
+        _ = losskit.explian
 
 
 def test_the_case_of_every_loss_is_used_here() -> None:

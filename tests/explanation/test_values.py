@@ -339,6 +339,16 @@ def test_an_explanation_where_gradients_are_off(mode: Any) -> None:
         assert found.gradients
 
 
+def test_the_device_that_tensors_are_made_on_by_default() -> None:
+    input, target = torch.randn(3, 4), torch.tensor([0, 1, 2])
+    expected = losskit.explain("cross_entropy", input, target, weight=torch.ones(4))
+    weight = torch.ones(4)
+    with torch.device("meta"):
+        explanation = losskit.explain("cross_entropy", input, target, weight=weight, mask=[1, 1, 1])
+    agrees(explanation)
+    assert explanation.value == expected.value
+
+
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_the_steps_would_not_follow_a_wrong_result(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant of the loss is seen: the steps do not come from it."""

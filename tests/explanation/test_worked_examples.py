@@ -149,7 +149,9 @@ def test_10_is_log_softmax_and_negative_log_likelihood() -> None:
     one = losskit.explain("cross_entropy", rows, [0, 1, 2])
     other = losskit.explain("nll_loss", rows.log_softmax(1), [0, 1, 2])
     assert rounded(other.result.item()) == 1.1142
-    torch.testing.assert_close(-one.step("surprise").value, other.step("log_probabilities").value, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        -one.step("negative_log").value, other.step("log_probabilities").value, rtol=0, atol=1e-7
+    )
     torch.testing.assert_close(one.step("target_class").value, other.step("target_class").value, rtol=0, atol=1e-7)
 
 

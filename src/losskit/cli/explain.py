@@ -84,6 +84,10 @@ def _run(arguments: argparse.Namespace) -> int:
         name: vars(given).get(name, getattr(arguments, name))
         for name in ("lang", "format", "out", "digits", "rows", "columns")
     }
+    if own["format"] not in (None, *FORMATS):
+        near = get_close_matches(own["format"], FORMATS, n=1, cutoff=0.3)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise LosskitValueError(f"explain: --format must be {', '.join(FORMATS)}, got {own['format']!r}.{hint}")
     values = {name: _value(name, text) for name, text in vars(given).items() if name in _parameters(loss)}
     explanation = explain(
         loss.name,
@@ -120,8 +124,8 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
     """Before the name of the loss and behind it alike."""
     default = argparse.SUPPRESS if parser.argument_default == argparse.SUPPRESS else None
     add = parser.add_argument_group("of the explanation").add_argument
-    add("--lang", choices=("en", "zh"), default=default, help="English or Chinese (default: that of the locale)")
-    add("--format", choices=tuple(FORMATS), default=default, help="of what is printed (default: text)")
+    add("--lang", metavar="en|zh", default=default, help="English or Chinese (default: that of the locale)")
+    add("--format", metavar="|".join(FORMATS), default=default, help="of what is printed (default: text)")
     add("--out", metavar="FILE", default=default, help="write there; .md, .html, .tex and .json tell the format")
     add("--digits", type=int, metavar="N", default=default, help="decimals of the numbers (default: 4)")
     add("--rows", type=int, metavar="N", default=default, help="samples that are shown at most (default: 12)")

@@ -36,7 +36,7 @@ FACTORS = ("weight", "pos_weight", "sample_weight", "mask")
 _INDICES = ("nll_loss", "multi_margin_loss", "multilabel_margin_loss", "ctc_loss")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
     """A call of one loss: everything that its function takes, by name."""
 
@@ -198,8 +198,10 @@ def _as_tensors(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if name == "var" and isinstance(value, (int, float)):
             arguments[name] = float(value)
             continue
-        arguments[name] = _fitted(function, name, as_tensor(name, value), value, like)
-        like = arguments[name] if like is None else like
+        tensor = _fitted(function, name, as_tensor(name, value), value, like)
+        # What comes beside a tensor lies where it lies.
+        arguments[name] = tensor.to(torch.get_default_device() if like is None else like.device)
+        like = tensor if like is None else like
     return arguments
 
 
@@ -208,7 +210,7 @@ def as_tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, (list, tuple)):
         _check_numbers(name, value)
     try:
-        return torch.as_tensor(value)
+        return torch.as_tensor(value, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
         ragged = "expected sequence of length" in str(error)
         cause = (

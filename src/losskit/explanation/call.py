@@ -25,7 +25,7 @@ _DIFFERENTIABLE = (
 _SAID = ("kl_div: reduction='mean' divides", r"\w+: target has shape .* broadcast to", "size_average and reduce are")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What a call gave."""
 

@@ -69,20 +69,17 @@ def explain(
     with torch.inference_mode(False), torch.no_grad():
         # First, so that a wrong call gets the error of the loss.
         outcome = run(call)
-        sheet = Worksheet(call, say)
-        losses = LESSONS[call.loss.name](sheet)
-        reduced = reduce(sheet, losses)
-        _remarks(sheet, losses, reduced, outcome.result)
-        chosen = choose(sheet, reduced.contributions, rows, columns)
-        steps = tuple(
-            Step(draft.key, draft.title, draft.about, draft.formula, chosen.table(draft.columns, sheet, draft.row_name))
-            for draft in sheet.drafts
-        )
-        gradients = {
-            name: _gradient(sheet, name, slope, reduced, outcome, chosen)
-            for name, slope in losses.slopes.items()
-            if name in outcome.gradients
-        }
+        # Whatever torch.set_default_device says: float64 is not for every device.
+        with torch.device("cpu"):
+            return _explained(Worksheet(call, say), outcome, rows, columns)
+
+
+def _explained(sheet: Worksheet, outcome: Outcome, rows: int, columns: int) -> Explanation:
+    call, say = sheet.request, sheet.say
+    losses = LESSONS[call.loss.name](sheet)
+    reduced = reduce(sheet, losses)
+    _remarks(sheet, losses, reduced, outcome.result)
+    chosen = choose(sheet, reduced.contributions, rows, columns)
     return Explanation(
         loss=call.loss,
         data={name: value for name, value in call.arguments.items() if name in DATA and value is not None},
@@ -90,13 +87,20 @@ def explain(
         formula=say.formula(sheet.formula),
         latex=say.formula(sheet.latex),
         symbols=tuple(sheet.symbols),
-        steps=steps,
+        steps=tuple(
+            Step(draft.key, draft.title, draft.about, draft.formula, chosen.table(draft.columns, sheet, draft.row_name))
+            for draft in sheet.drafts
+        ),
         result=outcome.result,
-        gradients=gradients,
+        gradients={
+            name: _gradient(sheet, name, slope, reduced, outcome, chosen)
+            for name, slope in losses.slopes.items()
+            if name in outcome.gradients
+        },
         remarks=tuple(sheet.remarks),
         notes=chosen.notes,
         lang=say.lang,
-        digits=digits,
+        digits=say.digits,
     )
 
 

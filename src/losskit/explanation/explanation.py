@@ -15,7 +15,7 @@ from losskit.explanation.table import Table
 from losskit.explanation.worksheet import Remark, Symbol
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One step from the input to the loss: a formula, and its values for each row."""
 
@@ -38,7 +38,7 @@ class Step:
         return self.table.columns[-1].values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gradient:
     """The gradient of the result by one tensor; of the sum of the losses where nothing was reduced."""
 
@@ -56,7 +56,7 @@ class Gradient:
         return latex_of(self.formula)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """How a loss comes about, step by step, and what matters for this input.
 

@@ -11,7 +11,7 @@ from losskit.explanation.worksheet import OF_ALL, Losses, Worksheet
 _ONE = torch.ones((), dtype=torch.float64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reduced:
     """The result by the steps, and what each loss has in it."""
 

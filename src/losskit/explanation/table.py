@@ -12,7 +12,7 @@ from losskit.explanation.language import Messages
 NOTHING = "–"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Column:
     """A value for each row, or a vector of them."""
 
@@ -45,7 +45,7 @@ class Grid:
     labels: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Table:
     """Columns over the same rows. The tensors are whole; `rows` and `entries` say what is shown of them."""
 

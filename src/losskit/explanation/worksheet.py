@@ -10,6 +10,7 @@ from torch import Tensor
 
 from losskit.explanation.arguments import Request
 from losskit.explanation.language import Messages
+from losskit.explanation.latex import formula
 from losskit.explanation.table import Column
 
 # The name of the rows of a step that is about all losses together: it has one row, and no name for it.
@@ -18,7 +19,7 @@ OF_ALL = "all"
 Given = Column | tuple[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Draft:
     """A step whose rows to show are not chosen yet."""
 
@@ -38,6 +39,11 @@ class Symbol:
     meaning: str
     value: float | None = None
 
+    @property
+    def latex(self) -> str:
+        """The letter for LaTeX's mathematics."""
+        return formula(self.symbol)
+
 
 @dataclass(frozen=True)
 class Remark:
@@ -48,7 +54,7 @@ class Remark:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slope:
     """The derivative of each loss by a tensor: a formula of it, and its values in the shape of the losses."""
 
@@ -66,7 +72,7 @@ class Slope:
     row_name: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Losses:
     """The losses before what every loss shares: weights of samples, mask and reduction."""
 
@@ -75,11 +81,11 @@ class Losses:
     # What each adds to the divisor of the mean, and its symbol; None is 1.
     counts: Tensor | None = None
     counts_symbol: str = ""
-    # Whether the mean divides by the number of losses although they have weights of their own.
+    # Weights of the losses that the mean does not divide by.
     weight: Tensor | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Worksheet:
     """The working of one call, written by the function that knows the loss, read by the explanation."""
 
@@ -143,7 +149,7 @@ class Worksheet:
         return torch.where(counted, values, values.new_zeros(()))
 
     def raw(self, name: str, values: Tensor, axis: str = "", mark: Tensor | None = None) -> Column:
-        """A column of what was given, also in the rows that do not count."""
+        """A column of what was given, also in the rows that do not count: True, for all of them."""
         return Column(name, values, axis, mark, torch.ones((), dtype=torch.bool))
 
     def symbol(self, symbol: str, key: str, value: float | None = None, **values: Any) -> None:
@@ -187,10 +193,10 @@ class Worksheet:
         return self.counted
 
 
-def bracketed(formula: str) -> str:
+def bracketed(text: str) -> str:
     """With brackets around it where it is a sum, so that it can be a factor."""
-    outside = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\]", "", formula)
-    return f"({formula})" if re.search(r" [+−] |, ", outside) else formula
+    outside = re.sub(r"\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\]", "", text)
+    return f"({text})" if re.search(r" [+−] |, ", outside) else text
 
 
 def times(factor: Tensor, values: Tensor) -> Tensor:

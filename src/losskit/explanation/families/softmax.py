@@ -144,7 +144,7 @@ def _of_scores(sheet: Worksheet, scores: Tensor, target: Tensor, name: str = "x"
     total = shifted.exp().sum(-1, keepdim=True)
     p, surprise = shifted.exp() / total, total.log() - shifted
     sheet.step("softmax", f"p_c = exp({name}_c) / Σ_k exp({name}_k)", Column("p", p, "class"))
-    sheet.step("surprise", "−log p_c", Column("−log p", surprise, "class", mark))
+    sheet.step("negative_log", "−log p_c", Column("−log p", surprise, "class", mark))
     if probabilities:
         losses, coefficients = _against_probabilities(sheet, surprise, target)
     else:

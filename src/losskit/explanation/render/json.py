@@ -25,7 +25,7 @@ def as_dict(explanation: "Explanation") -> dict[str, Any]:
         "options": {name: _argument(value, say) for name, value in explanation.options.items()},
         "formula": {"text": explanation.formula, "latex": explanation.latex},
         "symbols": [
-            {"symbol": symbol.symbol, "meaning": symbol.meaning, "value": symbol.value}
+            {"symbol": symbol.symbol, "latex": symbol.latex, "meaning": symbol.meaning, "value": symbol.value}
             for symbol in explanation.symbols
         ],
         "notes": list(explanation.notes),
