@@ -41,6 +41,7 @@ __all__ = [
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dispatch",
+    "Explanation",
     "Finding",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
@@ -67,6 +68,7 @@ __all__ = [
     "__version__",
     "diagnose",
     "empty_cache",
+    "explain",
     "explain_dispatch",
     "functional",
     "memory_stats",
@@ -82,10 +84,12 @@ __version__ = "0.1.0"
 
 # Loaded when first asked for: what a training does without.
 _LAZY = {
+    "Explanation": "losskit.explanation",
     "Finding": "losskit.diagnosis",
     "Report": "losskit.diagnosis",
     "Watch": "losskit.diagnosis",
     "diagnose": "losskit.diagnosis",
+    "explain": "losskit.explanation",
     "plot": "losskit.plot",
     "suggest": "losskit.suggestion",
     "watch": "losskit.diagnosis",

@@ -17,7 +17,7 @@ from losskit.cli.train import resume_command
 from losskit.train import TrainOptions
 from losskit.train.options import LOSSES
 
-COMMANDS = ("doctor", "plot", "losses", "train", "bench", "info")
+COMMANDS = ("explain", "doctor", "plot", "losses", "train", "bench", "info")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

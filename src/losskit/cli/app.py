@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 import losskit
-from losskit.cli import bench, doctor, info, losses, plot, train
+from losskit.cli import bench, doctor, explain, info, losses, plot, train
 from losskit.cli.parser import Parser
 from losskit.errors import LosskitError
 
@@ -59,15 +59,15 @@ def _complete(parser: argparse.ArgumentParser) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = Parser(
         prog="losskit",
-        description="The loss functions of torch.nn, fused, checked and explained. This command draws them, finds "
-        "faults in the losses of a script, trains a network with them, measures them, and tells which of them serves "
-        "a task and what runs here.",
+        description="The loss functions of torch.nn, fused, checked and explained. This command explains and draws "
+        "them, finds faults in the losses of a script, trains a network with them, measures them, and tells which of "
+        "them serves a task and what runs here.",
         epilog="losskit COMMAND --help tells the options of a command.",
     )
     parser.add_argument(
         "--version", action="version", version=f"losskit {losskit.__version__} (torch {torch.__version__})"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (doctor, plot, losses, train, bench, info):
+    for command in (explain, doctor, plot, losses, train, bench, info):
         command.add_command(commands)
     return parser

@@ -138,7 +138,7 @@ def _samples(arguments: argparse.Namespace) -> Any:
 def _classes(arguments: argparse.Namespace) -> Any:
     weight = arguments.weight
     if weight not in (None, "balanced"):
-        weight = read_tensor(weight, "--weight").float()
+        weight = read_tensor("plot: --weight", weight).float()
     return plot.classes(_loss(arguments.loss), *_data(arguments), weight)
 
 
@@ -154,7 +154,7 @@ def _landscape(arguments: argparse.Namespace) -> Any:
 
 def _history(arguments: argparse.Namespace) -> Any:
     target, losses = (
-        None if text is None else read_tensor(text, option)
+        None if text is None else read_tensor(f"plot: {option}", text)
         for text, option in ((arguments.target, "--target"), (arguments.losses, "--losses"))
     )
     return plot.history(arguments.folder, num_classes=arguments.classes, target=target, losses=losses)
@@ -165,7 +165,7 @@ def _span(arguments: argparse.Namespace) -> tuple[float, float] | None:
 
 
 def _data(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    input, target = read_tensor(arguments.input, "--input"), read_tensor(arguments.target, "--target")
+    input, target = read_tensor("plot: --input", arguments.input), read_tensor("plot: --target", arguments.target)
     info = loss_named(arguments.loss.partition(":")[0], "plot")
     # Numbers that are typed without a point are meant as numbers, but for class indices.
     if "int" not in info.target_dtype:

@@ -1,133 +1,150 @@
-"""Tensors from a command line: numbers written out as JSON, or a file of numbers. Nothing that is read is executed."""
+"""Tensors on a command line: JSON, or a file of numbers. Nothing that is read is ever run."""
 
 import csv
 import json
-import pickle
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from losskit.errors import DataError, LosskitValueError, MissingDependencyError
 
-__all__ = ["SUFFIXES", "read_tensor"]
+__all__ = ["SUFFIXES", "read_tensor", "read_value"]
 
-SUFFIXES = (".csv", ".npy", ".pt")
+SUFFIXES = (".npy", ".pt", ".csv")
 
 
-def read_tensor(text: str, option: str) -> Tensor:
-    """The tensor that `text` is: JSON numbers such as `[[0.1, 0.2]]`, or the path of a .csv, .npy or .pt file.
+def read_value(option: str, text: str) -> Any:
+    """What an option's text says: the tensor of a file, or the number, list or bool of a JSON literal."""
+    if Path(text).suffix.casefold() in SUFFIXES:
+        return _read(option, Path(text))
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise LosskitValueError(f"{option}: {_short(text)} has lists within too many lists.") from None
+    except json.JSONDecodeError as error:
+        raise LosskitValueError(
+            f"{option} {_short(text)} is neither JSON ({error.msg}, place {error.pos + 1}) nor a {_or(SUFFIXES)} "
+            f"file: numbers are written {option} '[[0.1, 0.2], [0.3, 0.4]]'."
+        ) from None
+    if isinstance(value, (str, dict)) or value is None:
+        raise LosskitValueError(f"{option} must be a number or a list of numbers, got {_short(text)}.")
+    return value
 
-    Numbers without a point or exponent give int64, others float32; files keep the dtype they have.
 
-    **Raises**: `LosskitValueError` or `DataError` in the name of `option`.
+def read_tensor(option: str, text: str) -> Tensor:
+    """The same as a tensor: whole numbers as int64, others as float32, files in the dtype they have.
 
     **Example**:
 
-    >>> read_tensor("[[1, 2], [3, 4]]", "--input")
+    >>> read_tensor("--input", "[[1, 2], [3, 4]]")
     tensor([[1, 2],
             [3, 4]])
     """
-    path = Path(text)
-    if path.suffix.casefold() not in SUFFIXES:
-        return _from_json(text, option)
+    value = read_value(option, text)
+    if isinstance(value, Tensor):
+        return value.detach()
     try:
-        if path.suffix.casefold() == ".csv":
-            return _from_csv(path, option)
-        return _from_npy(path, option) if path.suffix.casefold() == ".npy" else _from_pt(path, option)
-    except OSError as error:
-        raise DataError(f"{option}: {path} cannot be read ({error.strerror or error}).") from error
-
-
-def _from_json(text: str, option: str) -> Tensor:
-    try:
-        return _tensor(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise LosskitValueError(
-            f"{option}: {_short(text)} is neither JSON ({error.msg} at character {error.pos + 1}) nor the path of a "
-            f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; write numbers such as '[[0.1, 0.2, 0.3]]'."
-        ) from error
-    except (TypeError, ValueError, OverflowError, RuntimeError, RecursionError) as error:
+        tensor = torch.tensor(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise LosskitValueError(
             f"{option}: {_short(text)} is no tensor: expected a number, or lists of numbers of the same length."
-        ) from error
-
-
-def _tensor(value: object) -> Tensor:
-    tensor = torch.tensor(value)
+        ) from None
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def _from_csv(path: Path, option: str) -> Tensor:
+def _read(option: str, path: Path) -> Any:
+    if not path.is_file():
+        raise DataError(f"{option}: there is no file {path}.")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{option}: {path} is no CSV file ({error}).") from error
-    numbers: list[list[int | float]] = []
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(rows[0]):
-            raise DataError(
-                f"{option}: row {number} of {path} has {len(row)} cells where the first has {len(rows[0])}; give every "
-                "row as many."
-            )
-        try:
-            numbers.append([_number(cell) for cell in row])
-        except ValueError as error:
-            raise DataError(f"{option}: row {number} of {path} holds what is no number ({error}).") from error
-    if not numbers:
-        raise DataError(f"{option}: {path} holds no numbers.")
-    tensor = _tensor(numbers)
-    # A column of numbers is a list of them.
-    return tensor.squeeze(1) if tensor.shape[1] == 1 else tensor
+        return {".npy": _array, ".pt": _tensor, ".csv": _table}[path.suffix.casefold()](option, path)
+    except OSError as error:
+        raise DataError(f"{option}: cannot read {path} ({error.strerror or error}).") from None
 
 
-def _number(cell: str) -> int | float:
+def _array(option: str, path: Path) -> Tensor:
+    # NumPy is an extra, and needed for its own format alone.
     try:
-        return int(cell)
-    except ValueError:
-        return float(cell)
-
-
-def _from_npy(path: Path, option: str) -> Tensor:
+        import numpy as np
+    except ImportError:
+        raise MissingDependencyError(f"{option}: {path} needs NumPy: pip install 'losskit[train]'.") from None
     try:
-        import numpy
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{option}: {path} needs NumPy, which is not installed: pip install 'losskit[train]'."
-        ) from error
+        with path.open("rb") as file:
+            # Pickled objects could run anything.
+            array = np.load(file, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # NumPy has no type of its own for a file that is none of its.
+        raise DataError(f"{option}: {path} is no array of numbers ({_line(error)}).") from None
+    if not (isinstance(array, np.ndarray) and array.dtype.kind in "biufc"):
+        kind = str(array.dtype) if isinstance(array, np.ndarray) else type(array).__name__
+        raise DataError(f"{option}: {path} holds {kind}, and numbers are needed.")
+    native = array.astype(array.dtype.newbyteorder("="))
     try:
-        return torch.from_numpy(numpy.load(path, allow_pickle=False))
-    except (ValueError, TypeError, EOFError) as error:
-        raise DataError(f"{option}: {path} holds no array of numbers ({_first_line(error)}).") from error
+        return torch.from_numpy(native)
+    except TypeError:
+        raise DataError(f"{option}: {path} holds {array.dtype}, which is no dtype of torch.") from None
 
 
-def _from_pt(path: Path, option: str) -> Tensor:
+def _tensor(option: str, path: Path) -> Tensor:
     try:
         with warnings.catch_warnings():
-            # Of a pickle that torch.save did not write: the error below says as much.
+            # Of formats that it may not read; it will say so.
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    # torch.load has no exception of its own: each damage surfaces as another of these.
-    except (
-        pickle.UnpicklingError,
-        AttributeError,
-        EOFError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise DataError(f"{option}: {path} cannot be read as a saved tensor ({_first_line(error)}).") from error
-    if not isinstance(content, Tensor):
-        raise DataError(f"{option}: {path} holds a {type(content).__name__}; save one tensor with torch.save.")
-    return content.detach()
+            # Tensors and plain containers, and nothing that runs.
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # What is no file of tensors raises whatever its bytes lead to.
+        raise DataError(
+            f"{option}: {path} is no file of tensors that can be read safely ({_line(error)}): "
+            "torch.save(tensor, path) makes one."
+        ) from None
+    if not isinstance(value, Tensor):
+        raise DataError(f"{option}: {path} holds a {type(value).__name__}, and a single tensor is needed.")
+    return value
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+def _table(option: str, path: Path) -> list[Any]:
+    """Rows of numbers; a single column is a list."""
+    rows: list[list[float]] = []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for line, cells in enumerate(csv.reader(file), 1):
+                if cells:
+                    rows.append([_number(option, path, line, cell.strip()) for cell in cells])
+                    if len(cells) != len(rows[0]):
+                        raise DataError(
+                            f"{option}: {path}, line {line}: {len(cells)} numbers, where the lines before "
+                            f"have {len(rows[0])}."
+                        )
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{option}: {path} is no table of numbers ({_line(error)}).") from None
+    if not rows:
+        raise DataError(f"{option}: {path} is empty.")
+    return [row[0] for row in rows] if len(rows[0]) == 1 else rows
+
+
+def _number(option: str, path: Path, line: int, cell: str) -> float:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    raise DataError(f"{option}: {path}, line {line}: {cell!r} is no number.")
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of another library's message."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].split(". ")[0].rstrip(".")
 
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _or(words: tuple[str, ...]) -> str:
+    return f"{', '.join(words[:-1])} or {words[-1]}"

@@ -18,7 +18,7 @@ from losskit.plot.questions import (
     target_shape,
     validation_rises,
 )
-from losskit.plot.questions.question import Question
+from losskit.plot.questions.entry import Question
 from losskit.plot.style import panels
 
 if TYPE_CHECKING:

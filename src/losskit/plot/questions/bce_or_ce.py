@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from losskit import functional as F
-from losskit.plot.questions.question import Question, arrow, blank, box
+from losskit.plot.questions.entry import Question, arrow, blank, box
 from losskit.plot.style import BLUE
 
 if TYPE_CHECKING:

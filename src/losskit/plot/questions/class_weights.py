@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from losskit.plot.breakdown import classes
-from losskit.plot.questions.question import Question
+from losskit.plot.questions.entry import Question
 from losskit.plot.style import BARS, INK
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from losskit import functional as F
-from losskit.plot.questions.question import Question
+from losskit.plot.questions.entry import Question
 from losskit.plot.runs import guess
 from losskit.plot.style import INK, LINES
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from losskit import functional as F
 from losskit.plot.curves import value_and_gradient
-from losskit.plot.questions.question import Question
+from losskit.plot.questions.entry import Question
 from losskit.plot.style import INK, MUTED, line
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from losskit import functional as F
-from losskit.plot.questions.question import Question
+from losskit.plot.questions.entry import Question
 from losskit.plot.style import INK, LINES, Line, line
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from losskit import functional as F
-from losskit.plot.questions.question import Question, arrow, blank, box
+from losskit.plot.questions.entry import Question, arrow, blank, box
 from losskit.plot.style import BAD, GOOD, INK, line
 
 if TYPE_CHECKING:

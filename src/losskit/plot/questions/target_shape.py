@@ -9,7 +9,7 @@ from torch import Tensor
 
 from losskit import functional as F
 from losskit.errors import LosskitError
-from losskit.plot.questions.question import Question, blank
+from losskit.plot.questions.entry import Question, blank
 from losskit.plot.style import BAD, GOOD, INK, MUTED, PAPER
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Every sentence and word of an explanation, a catalogue for each language."""
