@@ -302,7 +302,7 @@ def test_nothing_that_is_read_is_run(capsys: pytest.CaptureFixture[str]) -> None
         ),
         (
             ["mse_loss", "--input", '"1"', "--target", "[1]"],
-            'explain: --input must be a number or a list of numbers, got "1".',
+            "explain: --input must be a number or a list of numbers, got '\"1\"'.",
         ),
         (
             ["mse_loss", "--input", "[[1], [1, 2]]", "--target", "[1]"],

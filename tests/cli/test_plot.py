@@ -153,7 +153,7 @@ def test_help(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["samples", "mse", "--input", "[[1, 2], [3]]", "--target", "[0, 3]"],
-            "--input: '[[1, 2], [3]]' is no tensor: expected a number, or lists of numbers of the same length.",
+            "plot: --input: '[[1, 2], [3]]' is no tensor: expected a number, or lists of numbers of the same length.",
         ),
         (
             ["classes", "ce", "--input", "logits.npy", "--target", "[0, 1, 5]"],

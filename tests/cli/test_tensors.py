@@ -83,7 +83,7 @@ def test_nothing_is_executed(suffix: str, tmp_path: Path) -> None:
         ),
         (
             "__import__('os').system('true')",
-            "--input \"__import__('os').system('true')\" is neither JSON (Expecting value, place 0) nor a .npy, "
+            "--input \"__import__('os').system('true')\" is neither JSON (Expecting value, place 1) nor a .npy, "
             ".pt or .csv file: numbers are written --input '[[0.1, 0.2], [0.3, 0.4]]'.",
         ),
         ('["a"]', "--input: '[\"a\"]' is no tensor: expected a number, or lists of numbers of the same length."),
