@@ -79,12 +79,12 @@ def test_nothing_is_executed(suffix: str, tmp_path: Path) -> None:
         (
             "[1, 2",
             "--input '[1, 2' is neither JSON (Expecting ',' delimiter, place 6) nor a .npy, .pt or .csv file: "
-            "numbers are written --input '[[0.1, 0.2], [0.3, 0.4]]'.",
+            "numbers are written '[[0.1, 0.2], [0.3, 0.4]]'.",
         ),
         (
             "__import__('os').system('true')",
             "--input \"__import__('os').system('true')\" is neither JSON (Expecting value, place 1) nor a .npy, "
-            ".pt or .csv file: numbers are written --input '[[0.1, 0.2], [0.3, 0.4]]'.",
+            ".pt or .csv file: numbers are written '[[0.1, 0.2], [0.3, 0.4]]'.",
         ),
         ('["a"]', "--input: '[\"a\"]' is no tensor: expected a number, or lists of numbers of the same length."),
         ('{"a": 1}', "--input must be a number or a list of numbers, got '{\"a\": 1}'."),

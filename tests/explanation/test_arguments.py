@@ -106,6 +106,7 @@ def test_functions_classes_and_names_are_the_same(info: catalog.LossInfo) -> Non
         info.name,
         info.module,
         f"F.{info.name}",
+        info.name.removesuffix("_loss"),
         f"torch.nn.{info.module}",
         getattr(functional, info.name),
         getattr(nn.functional, info.name),
@@ -165,6 +166,8 @@ def test_lists_become_the_tensors_that_the_loss_wants() -> None:
     assert dtypes(explanation, "input", "target", "weight", "sample_weight") == [f, i, f, f]
     one_hot = losskit.explain("cross_entropy", [[1, 2], [3, 4]], [[0, 1], [1, 0]], mask=[1, 0])
     assert dtypes(one_hot, "target", "mask") == [f, torch.bool]
+    layer = losskit.explain("linear_cross_entropy", [[1, 2]], [[1, 2], [3, 4], [5, 6]], [[0, 1, 0]])
+    assert dtypes(layer, "linear_weight", "target") == [f, f]
     assert dtypes(losskit.explain("nll_loss", [[-1, -2]], [1]), "input", "target") == [f, i]
     assert dtypes(losskit.explain("multilabel_margin_loss", [[1, 2]], [[1, -1]]), "target") == [i]
     assert dtypes(losskit.explain("binary_cross_entropy", [1, 0], [1, 0]), "target") == [f]
@@ -204,11 +207,6 @@ ERRORS: list[tuple[str, type[Exception], Callable[[], Any]]] = [
         "explain: no loss is called 'CrossEntropy'. Did you mean 'cross_entropy'?",
         LosskitValueError,
         lambda: losskit.explain("CrossEntropy", [[1.0]], [0]),
-    ),
-    (
-        "explain: no loss is called 'mse'. Did you mean 'mse_loss'?",
-        LosskitValueError,
-        lambda: losskit.explain("mse", [1.0], [0.0]),
     ),
     (
         "explain: no loss is called 'qqq'. losskit losses lists them all.",

@@ -4,19 +4,20 @@ import argparse
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from losskit import functional
-from losskit.catalog import LossInfo
+from losskit.catalog import LOSSES, LossInfo
+from losskit.cli.parser import Parser
 from losskit.cli.tensors import read_value
 from losskit.core.inputs import FLOAT_DTYPES
-from losskit.errors import LosskitValueError, OutputError
+from losskit.errors import OutputError
 from losskit.explanation import Explanation, explain
-from losskit.explanation.arguments import DATA, FACTORS, loss_named
+from losskit.explanation.arguments import DATA, FACTORS, loss_of_name
+from losskit.files import replace_file
 
 __all__ = ["add_command"]
 
@@ -27,21 +28,24 @@ FORMATS: dict[str, Callable[[Explanation], str]] = {
     "latex": Explanation.to_latex,
     "json": Explanation.to_json,
 }
-# What a file name that is written to says.
-SUFFIXES = {".md": "md", ".html": "html", ".tex": "latex", ".json": "json"}
-# Options that are one of a few words.
+# What the name of the file that is written says.
+FORMAT_OF = {".md": "md", ".html": "html", ".tex": "latex", ".json": "json"}
+# Options that are one of a few words; the loss itself says which.
 _WORDS = {
-    "reduction": ("none", "mean", "sum"),
-    "on_empty": ("nan", "zero", "raise"),
-    "backend": ("auto", "reference", "cpu", "triton"),
-    "out_dtype": tuple(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
+    "reduction": "none|mean|sum",
+    "on_empty": "nan|zero|raise",
+    "backend": "auto|reference|cpu|triton",
+    "out_dtype": "|".join(str(dtype).removeprefix("torch.") for dtype in FLOAT_DTYPES),
 }
-# What is no number, list or word.
-_CALLABLE = ("distance_function", "options")
+# What cannot be written on a command line.
+_OBJECTS = ("distance_function", "options")
+# Options of the explanation, and what else stands in what argparse has read.
 _OWN = ("lang", "format", "out", "digits", "rows", "columns")
-_EXAMPLES = """examples:
+_GENERAL = ("loss", "arguments", "run")
+EPILOG = """\
+examples
   losskit explain cross_entropy --input "[[0.1, 0.2, 0.3]]" --target "[1]"
-  losskit explain mse_loss --input "[1, 2, 3]" --target "[2, 2, 4]" --reduction sum --lang zh
+  losskit explain mse --input "[1, 2, 3]" --target "[2, 2, 4]" --reduction sum --lang zh
   losskit explain cross_entropy --input logits.npy --target labels.npy --weight "[1, 1, 3]" --out loss.html
   losskit explain cross_entropy --help     the arguments of a loss
 """
@@ -51,126 +55,101 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
     parser = commands.add_parser(
         "explain",
         help="how a loss comes about, number by number",
-        description="Explains a loss on given numbers: its formula, every step from the input to the result, the "
+        description="Explains a loss on given numbers: its formula, every step from the input to the result, the\n"
         "gradient, and what is remarkable about them.",
-        epilog=_EXAMPLES,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("loss", metavar="LOSS", help="the name of a function or class, such as cross_entropy")
+    parser.add_argument("loss", metavar="LOSS", help="a function, class or short name, such as cross_entropy or mse")
     parser.add_argument(
         "arguments",
         nargs=argparse.REMAINDER,
         metavar="--ARGUMENT VALUE",
-        help="the arguments of the loss by their names: JSON, or a .npy, .pt or .csv file; and the options below",
+        help="the arguments of the loss by their names: numbers as JSON, or a .csv, .npy or .pt file; and these:",
     )
     _add_own_options(parser)
+    # An argument may stand before the name of the loss too. Which ones there are is known behind it alone.
+    for name in dict.fromkeys(name for loss in LOSSES for name in _parameters(loss)):
+        parser.add_argument(*_flags(name), dest=name, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(run=_run)
 
 
-class _LossParser(argparse.ArgumentParser):
-    """What comes behind the name of a loss; what is wrong with it is told in a sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise LosskitValueError(f"explain: {message}; {self.prog} --help lists the arguments.")
-
-
 def _run(arguments: argparse.Namespace) -> int:
-    loss = loss_named(arguments.loss)
-    parser = _parser_of(loss)
-    given, unknown = parser.parse_known_args(arguments.arguments)
-    if unknown:
-        raise LosskitValueError(_unknown(loss, unknown[0]))
-    own = {
-        name: vars(given).get(name, getattr(arguments, name))
-        for name in ("lang", "format", "out", "digits", "rows", "columns")
-    }
-    if own["format"] not in (None, *FORMATS):
-        near = get_close_matches(own["format"], FORMATS, n=1, cutoff=0.3)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise LosskitValueError(f"explain: --format must be {', '.join(FORMATS)}, got {own['format']!r}.{hint}")
-    values = {name: _value(name, text) for name, text in vars(given).items() if name in _parameters(loss)}
+    loss = loss_of_name(arguments.loss)
+    before = vars(arguments)
+    own = argparse.Namespace(**{name: before[name] for name in _OWN if name in before})
+    # What stood before the name is read as what stands behind it, by the arguments of this loss.
+    early = [f"{_flags(name)[0]}={before[name]}" for name in before if name not in (*_OWN, *_GENERAL)]
+    given = vars(_parser_of(loss).parse_args([*early, *arguments.arguments], own))
     explanation = explain(
         loss.name,
-        lang=own["lang"],
-        **{name: own[name] for name in ("digits", "rows", "columns") if own[name] is not None},
-        **values,
+        **{name: value for name, value in given.items() if name in ("lang", "digits", "rows", "columns")},
+        **{name: _value(name, text) for name, text in given.items() if name in _parameters(loss)},
     )
-    _show(explanation, own["format"], own["out"])
+    _show(explanation, given.get("format"), given.get("out"))
     return 0
 
 
-def _parser_of(loss: LossInfo) -> _LossParser:
-    parser = _LossParser(
+def _parser_of(loss: LossInfo) -> Parser:
+    parser = Parser(
         prog=f"losskit explain {loss.name}",
-        description=f"{loss.formula}. Tensors are JSON, such as '[[0.1, 0.2]]', or .npy, .pt or .csv files.",
+        description=f"{loss.formula}. "
+        "A TENSOR is numbers as JSON, such as '[[0.1, 0.2]]', or a .csv, .npy or .pt file.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     for name, parameter in _parameters(loss).items():
-        if name in _CALLABLE:
-            continue
+        metavar = _WORDS.get(name) or ("TENSOR" if name in (*DATA, *FACTORS) else "VALUE")
         needed = parameter.default is inspect.Parameter.empty
-        metavar = "|".join(_words(loss, name)) or ("TENSOR" if name in (*DATA, *FACTORS) else "VALUE")
-        # argparse takes a sign of percent for its own.
-        said = "needed" if needed else f"default: {parameter.default}".replace("%", "%%")
         parser.add_argument(
-            *dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")), dest=name, metavar=metavar, help=said
+            *_flags(name), dest=name, metavar=metavar, help="needed" if needed else f"default: {parameter.default}"
         )
     _add_own_options(parser)
     return parser
 
 
 def _add_own_options(parser: argparse.ArgumentParser) -> None:
-    """Before the name of the loss and behind it alike."""
-    default = argparse.SUPPRESS if parser.argument_default == argparse.SUPPRESS else None
-    add = parser.add_argument_group("of the explanation").add_argument
-    add("--lang", metavar="en|zh", default=default, help="English or Chinese (default: that of the locale)")
-    add("--format", metavar="|".join(FORMATS), default=default, help="of what is printed (default: text)")
-    add("--out", metavar="FILE", default=default, help="write there; .md, .html, .tex and .json tell the format")
-    add("--digits", type=int, metavar="N", default=default, help="decimals of the numbers (default: 4)")
-    add("--rows", type=int, metavar="N", default=default, help="samples that are shown at most (default: 12)")
-    add(
-        "--columns",
-        type=int,
-        metavar="N",
-        default=default,
-        help="classes that are shown; more for more targets (default: 8)",
-    )
+    """Before the name of the loss and behind it alike, so that a default is told but set by neither."""
+    group = parser.add_argument_group("of the explanation")
+
+    def add(flag: str, **more: Any) -> None:
+        group.add_argument(flag, default=argparse.SUPPRESS, **more)
+
+    add("--lang", metavar="en|zh", help="English or Chinese (default: that of the locale)")
+    add("--format", choices=tuple(FORMATS), help="of what is printed (default: text, tables in a terminal with rich)")
+    add("--out", metavar="FILE", help="write there; .md, .html, .tex and .json tell the format")
+    add("--digits", type=int, metavar="N", help="decimals of the numbers (default: 4)")
+    add("--rows", type=int, metavar="N", help="samples that are shown at most (default: 12)")
+    add("--columns", type=int, metavar="N", help="classes that are shown; more for more targets (default: 8)")
 
 
-def _words(loss: LossInfo, name: str) -> tuple[str, ...]:
-    return (*_WORDS["reduction"], "batchmean") if (loss.name, name) == ("kl_div", "reduction") else _WORDS.get(name, ())
+def _parameters(loss: LossInfo) -> Mapping[str, inspect.Parameter]:
+    """What a command line can give the function of the loss."""
+    parameters = inspect.signature(getattr(functional, loss.name)).parameters
+    return {name: parameter for name, parameter in parameters.items() if name not in _OBJECTS}
+
+
+def _flags(name: str) -> list[str]:
+    """With dashes, as commands have them, and as Python writes it."""
+    return list(dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")))
 
 
 def _value(name: str, text: str) -> Any:
     if name == "out_dtype":
-        return getattr(torch, text) if text in _WORDS[name] else text
+        return getattr(torch, text) if text in _WORDS[name].split("|") else text
     if name in _WORDS:
         return text
     # Python's way of writing these, too.
-    return read_value(f"explain: --{name}", {"True": "true", "False": "false"}.get(text, text))
-
-
-def _unknown(loss: LossInfo, word: str) -> str:
-    known = [f"--{name.replace('_', '-')}" for name in (*_parameters(loss), *_OWN)]
-    if not word.startswith("-"):
-        return f"explain: {word!r} belongs to no argument: --{next(iter(_parameters(loss)))} {word!r}?"
-    if word.lstrip("-").replace("-", "_") in _CALLABLE:
-        return f"explain: {word} takes what cannot be written on a command line: losskit.explain in Python can."
-    near = get_close_matches(word.split("=")[0].replace("_", "-"), known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else f" losskit explain {loss.name} --help lists the arguments."
-    return f"explain: {loss.name} takes no {word}.{hint}"
-
-
-def _parameters(loss: LossInfo) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(getattr(functional, loss.name)).parameters
+    return read_value(f"explain: {_flags(name)[0]}", {"True": "true", "False": "false"}.get(text, text))
 
 
 def _show(explanation: Explanation, form: str | None, out: str | None) -> None:
     if out is not None:
         path = Path(out)
+        text = FORMATS[form or FORMAT_OF.get(path.suffix.casefold(), "text")](explanation)
         try:
-            path.write_text(FORMATS[form or SUFFIXES.get(path.suffix, "text")](explanation), "utf-8")
+            replace_file(path, text.encode())
         except OSError as error:
             raise OutputError(f"explain: cannot write --out {out} ({error.strerror or error}).") from None
     elif form is None and sys.stdout.isatty() and _has_rich():

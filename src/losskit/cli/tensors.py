@@ -27,7 +27,7 @@ def read_value(option: str, text: str) -> Any:
     except json.JSONDecodeError as error:
         raise LosskitValueError(
             f"{option} {_short(text)} is neither JSON ({error.msg}, place {error.pos + 1}) nor a {_or(SUFFIXES)} "
-            f"file: numbers are written {option.split()[-1]} '[[0.1, 0.2], [0.3, 0.4]]'."
+            "file: numbers are written '[[0.1, 0.2], [0.3, 0.4]]'."
         ) from None
     if isinstance(value, (str, dict)) or value is None:
         raise LosskitValueError(f"{option} must be a number or a list of numbers, got {_short(text)}.")

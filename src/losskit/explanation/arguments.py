@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from losskit import functional, modules
 from losskit.catalog import LOSSES, LossInfo
-from losskit.errors import LosskitTypeError, LosskitValueError
+from losskit.errors import LosskitTypeError
+from losskit.names import loss_named
 
 # What a loss is of; the rest says how it is computed.
 DATA = (
@@ -96,23 +97,14 @@ def request(criterion: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> R
     return Request(loss, _as_tensors(loss.name, arguments))
 
 
-def loss_named(name: str) -> LossInfo:
-    """The loss with this function or class; `F.`, `nn.` and the like may stand in front."""
-    last = name.rpartition(".")[2]
-    for loss in LOSSES:
-        if last in (loss.name, loss.module, *loss.deprecated_modules):
-            return loss
-    known = {word.casefold(): word for loss in LOSSES for word in (loss.module, loss.name)}
-    # "mse" is nearer to MSELoss than any spelling is to it.
-    near = [f"{last.casefold()}_loss", *get_close_matches(last.casefold(), known, n=1)]
-    found = next((known[word] for word in near if word in known), None)
-    hint = f" Did you mean {found!r}?" if found else " losskit losses lists them all."
-    raise LosskitValueError(f"explain: no loss is called {name!r}.{hint}")
+def loss_of_name(name: str) -> LossInfo:
+    """The loss with this function, class or short name; `F.`, `nn.` and the like may stand in front."""
+    return loss_named(name.rpartition(".")[2], "explain")
 
 
 def _loss_of(criterion: Any) -> LossInfo:
     if isinstance(criterion, str):
-        return loss_named(criterion)
+        return loss_of_name(criterion)
     if isinstance(criterion, type):
         if issubclass(criterion, nn.Module):
             return _loss_of_class(criterion)
@@ -124,7 +116,7 @@ def _loss_of(criterion: Any) -> LossInfo:
                     return loss
         # replace_torch_losses puts others in the place of PyTorch's own, which keep their names.
         if getattr(criterion, "__module__", "") == "torch.nn.functional":
-            return loss_named(criterion.__name__)
+            return loss_of_name(criterion.__name__)
     raise LosskitTypeError(
         "explain: the first argument must be a loss of losskit or torch.nn, as a module, a function or a name, got "
         f"{_described(criterion)}."
@@ -198,7 +190,7 @@ def _as_tensors(function: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if name == "var" and isinstance(value, (int, float)):
             arguments[name] = float(value)
             continue
-        tensor = _fitted(function, name, as_tensor(name, value), value, like)
+        tensor = _fitted(function, name, as_tensor(name, value), value, like, _scores_shape(function, arguments))
         # What comes beside a tensor lies where it lies.
         arguments[name] = tensor.to(torch.get_default_device() if like is None else like.device)
         like = tensor if like is None else like
@@ -229,7 +221,17 @@ def _check_numbers(name: str, values: Sequence[Any]) -> None:
             raise LosskitTypeError(f"explain: {name} holds {value!r}, where a number is needed.")
 
 
-def _fitted(function: str, name: str, tensor: Tensor, value: Any, like: Tensor | None) -> Tensor:
+def _scores_shape(function: str, arguments: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """The shape that a target of class probabilities has."""
+    input, layer = arguments.get("input"), arguments.get("linear_weight")
+    if function == "linear_cross_entropy" and isinstance(input, Tensor) and isinstance(layer, Tensor):
+        return (*input.shape[:-1], *layer.shape[:-1])
+    return tuple(input.shape) if function == "cross_entropy" and isinstance(input, Tensor) else None
+
+
+def _fitted(
+    function: str, name: str, tensor: Tensor, value: Any, like: Tensor | None, scores: tuple[int, ...] | None
+) -> Tensor:
     """Numbers as a learner writes them, 1 for 1.0: the dtype is that of the place they are put in."""
     if not isinstance(value, (list, tuple, int, float, complex)):
         # An array knows its dtype.
@@ -241,6 +243,6 @@ def _fitted(function: str, name: str, tensor: Tensor, value: Any, like: Tensor |
         if function in _INDICES or function == "cosine_embedding_loss":
             # An empty list is one of no floats.
             return tensor.long() if tensor.numel() == 0 else tensor
-        if function in ("cross_entropy", "linear_cross_entropy") and (like is None or tensor.shape != like.shape):
+        if scores is not None and tensor.shape != scores:
             return tensor.long() if tensor.numel() == 0 else tensor
     return tensor if tensor.is_complex() else tensor.to(floating)
