@@ -2,11 +2,13 @@
 // that nobody has looked at: what they cannot do they decline with None, and the caller takes the long way, where every
 // argument is checked and every error raised.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -198,8 +200,8 @@ bool has_class_layout(nb::handle input) {
 struct ClassOptions {
     nb::handle row_weight = nb::none(), row_mask = nb::none(), grad_output = nb::none();
     bool log_probs = false, total = true;
-    // NaN: the number that the targets and class weights give.
-    double divisor = std::nan("");
+    // None: the number that the targets and class weights give.
+    std::optional<double> divisor;
     double upstream = 1.0;
     bool want_loss = true, want_grad = false, inplace = false;
     DType out_dtype = DType::float32;
@@ -231,8 +233,8 @@ bool class_loss_checked(const Tensor& x, ClassArgs& args, const ClassOptions& o,
         if (!good) return false;
         divisor = counted;
     }
-    if (!std::isnan(o.divisor)) {
-        divisor = o.divisor;
+    if (o.divisor) {
+        divisor = *o.divisor;
     } else if (!mean) {
         divisor = 1.0;
     }
@@ -285,7 +287,7 @@ bool class_arguments(nb::handle input, nb::handle target, bool log_probs, Tensor
 // (loss or None, gradient or None), or None where a class index is out of range.
 nb::object class_loss(bool log_probs, nb::handle input, nb::handle target, nb::handle weight, int64_t ignore_index,
                       double label_smoothing, nb::handle row_weight, nb::handle row_mask, nb::handle grad_output, bool total,
-                      bool mean, double divisor, double upstream, bool want_loss, bool want_grad, bool inplace,
+                      bool mean, std::optional<double> divisor, double upstream, bool want_loss, bool want_grad, bool inplace,
                       int out_dtype) {
     Tensor x, t;
     ClassArgs args{};
@@ -457,7 +459,7 @@ NB_MODULE(_kernels, m) {
     m.def("has_class_layout", &has_class_layout);
     m.def("class_loss", &class_loss, nb::arg("log_probs"), nb::arg("input"), nb::arg("target"), nb::arg("weight").none(),
           nb::arg("ignore_index"), nb::arg("label_smoothing"), nb::arg("row_weight").none(), nb::arg("row_mask").none(),
-          nb::arg("grad_output").none(), nb::arg("total"), nb::arg("mean"), nb::arg("divisor"), nb::arg("upstream"),
+          nb::arg("grad_output").none(), nb::arg("total"), nb::arg("mean"), nb::arg("divisor").none(), nb::arg("upstream"),
           nb::arg("want_loss"), nb::arg("want_grad"), nb::arg("inplace"), nb::arg("out_dtype"));
     bind_ctc(m);
     bind_fused(m);

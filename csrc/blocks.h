@@ -49,6 +49,13 @@ __attribute__((noinline)) void store_any(const float* from, void* to, DType dtyp
     }
 }
 
+__attribute__((noinline)) double sum_in_double(const float* values, int64_t n) {
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; ++i) sum += values[i];
+    return sum;
+}
+
 // In double, but for the innermost sums of four: a conversion for each element costs more than many a loss, and what four
 // lose is less than the rounding of the elements.
 inline double sum_of(const float* values, int64_t n) {
@@ -58,7 +65,8 @@ inline double sum_of(const float* values, int64_t n) {
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < quarter; ++i) sum += (values[i] + second[i]) + (third[i] + fourth[i]);
     for (int64_t i = 4 * quarter; i < n; ++i) sum += values[i];
-    return sum;
+    // Four large ones may go beyond float where their sum in double does not.
+    return sum - sum == 0.0 ? sum : sum_in_double(values, n);
 }
 
 inline float load_one(const void* from, DType dtype, int64_t offset) {

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -320,7 +321,78 @@ def test_workspace(size: int | str, rows: int) -> None:
     assert reason.endswith(f" of {rows} rows")
 
 
-@pytest.mark.parametrize("size", [0, -1, "", "0MiB", "1.5GiB", "12 apples", True, 1.5, None])
+@needs_kernels
+def test_what_is_copied_of_a_row_fits_into_the_workspace_too() -> None:
+    input, linear_weight, indices = torch.randn(100, 40), torch.randn(5, 40), torch.randint(5, (100,))
+    some = {"mask": torch.arange(100) < 99}
+
+    def rows(input: Tensor, linear_weight: Tensor, target: Tensor, workspace: int, **options: Any) -> str:
+        dispatch = losskit.explain_dispatch(
+            F.linear_cross_entropy, input, linear_weight, target, workspace=workspace, **options
+        )
+        return dispatch.reason.split(", ")[-1]
+
+    assert rows(input, linear_weight, indices, 400) == "5 chunks of 20 rows"
+    assert rows(input, linear_weight, indices, 1600, **some) == "10 chunks of 10 rows"
+    assert rows(input.half(), linear_weight.half(), indices, 1600) == "10 chunks of 10 rows"
+    # 40 classes now.
+    wide, input, linear_weight = torch.rand(100, 40).softmax(1), input[:, :5], linear_weight.t()
+    assert rows(input, linear_weight, wide, 1600) == "10 chunks of 10 rows"
+    for copied in (wide.double(), wide.half(), wide.t().contiguous().t(), wide[:1].expand(100, 40)):
+        assert rows(input, linear_weight, copied, 3200) == "10 chunks of 10 rows"
+    assert rows(input, linear_weight, wide, 3200, **some) == "10 chunks of 10 rows"
+
+
+@needs_kernels
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_probabilities_that_lie_in_any_order(reduction: str) -> None:
+    tensors = large(target="probabilities")
+    target = tensors.pop("target")
+    for lying in (target.t().contiguous().t(), target[:1].expand(37, 91), target.double().t().contiguous().t()):
+        ours = differentiated("random", **tensors, target=lying, reduction=reduction, workspace=5 * 91 * 8)
+        plain = differentiated("random", **tensors, target=lying.float().contiguous(), reduction=reduction)
+        for mine, other in zip(ours, plain, strict=True):
+            torch.testing.assert_close(mine, other.to(mine.dtype), rtol=1e-5, atol=1e-6)
+
+
+@needs_kernels
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+def test_a_loss_that_is_kept_does_not_keep_its_tensors(target: str, reduction: str) -> None:
+    tensors = large(target=target)
+    tensors = {name: tensor + 0 for name, tensor in tensors.items()}
+    loss = F.linear_cross_entropy(**tensors, reduction=reduction, workspace=5 * 91 * 4)
+    loss.sum().backward()
+    watched = {name: weakref.ref(tensor) for name, tensor in tensors.items()}
+    tensors.clear()
+    assert [name for name, reference in watched.items() if reference() is not None] == []
+    assert loss.grad_fn is not None
+
+
+@each_way
+def test_weights_that_cancel_divide_as_one_sum(way: dict[str, Any]) -> None:
+    """The sum over 0 and not sums over 0, whose infinities would cancel."""
+    call = CASE.make("plain", (6, 4), torch.float32)
+    weight = torch.tensor([1.0, -1.0, 2.0, -2.0, 1.0, -1.0])
+    single = call.run(F.linear_cross_entropy, reduction="none", sample_weight=weight, **way)
+    loss = call.run(F.linear_cross_entropy, sample_weight=weight, **way)
+    assert torch.equal(loss, single.sum() / 0.0)
+
+
+@each_way
+@pytest.mark.parametrize("dtype", [torch.float64, *KERNEL_DTYPES], ids=dtype_name)
+def test_no_features(dtype: torch.dtype, way: dict[str, Any]) -> None:
+    """The scores are the bias, or 0."""
+    input, linear_weight = torch.zeros(3, 0, dtype=dtype), torch.zeros(5, 0, dtype=dtype, requires_grad=True)
+    target, bias = torch.tensor([0, 4, 2]), torch.linspace(0, 1, 5).to(dtype).requires_grad_()
+    plain = F.linear_cross_entropy(input, linear_weight, target, **way)
+    torch.testing.assert_close(plain, torch.tensor(5.0).log().to(dtype))
+    loss = F.linear_cross_entropy(input, linear_weight, target, linear_bias=bias, **way)
+    torch.testing.assert_close(loss, F.cross_entropy(bias.expand(3, 5), target))
+    assert [tuple(one.shape) for one in torch.autograd.grad(loss, [linear_weight, bias])] == [(5, 0), (5,)]
+
+
+@pytest.mark.parametrize("size", [0, -1, "", "0MiB", "1.5GiB", "12 apples", True, 1.5, None, "9" * 5000])
 def test_a_wrong_workspace(size: Any) -> None:
     with pytest.raises(
         ValueError, match=r"linear_cross_entropy: workspace must be a positive number of bytes, or a text such as "

@@ -333,6 +333,23 @@ def test_conversions_of_every_bit_pattern() -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 1023, 1024, 1025, 70000])
+def test_sums_that_only_double_holds(count: int) -> None:
+    """Finite where single losses are, in whatever order they stand."""
+    target = torch.ones(count)
+    alike, turning = torch.full((count,), 3e38), 3e38 * (1 - 2 * (torch.arange(count) // 2 % 2)).float()
+    for losses in (alike, turning, turning.sort().values, turning.sort(descending=True).values):
+        ours = F.hinge_embedding_loss(losses, target, out_dtype=torch.float64)
+        torch.testing.assert_close(ours, losses.double().mean(), rtol=1e-6, atol=0)
+        assert F.hinge_embedding_loss(losses, target) == losses.double().mean().float()
+    for odd in (float("inf"), float("-inf"), float("nan")):
+        for place in {0, count // 2, count - 1}:
+            losses = alike.clone()
+            losses[place] = odd
+            torch.testing.assert_close(F.hinge_embedding_loss(losses, target), torch.tensor(odd), equal_nan=True)
+
+
+@needs_kernels
 @pytest.mark.parametrize("half", HALVES, ids=dtype_name)
 def test_conversion_of_a_reduced_loss(half: torch.dtype) -> None:
     """One number goes another way than many."""

@@ -175,6 +175,52 @@ def test_uint8_labels_mean_the_same_as_int64(case: Case, backend: str) -> None:
     )
 
 
+def _layer_of(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    return F.linear_cross_entropy(logits, torch.eye(logits.shape[1]), target, **options)
+
+
+OF_CLASSES = pytest.mark.parametrize(
+    "function", [F.cross_entropy, F.nll_loss, _layer_of], ids=["cross_entropy", "nll_loss", "linear_cross_entropy"]
+)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@OF_CLASSES
+def test_uint8_labels_take_the_weights_of_their_classes(function: Any, backend: str) -> None:
+    """As many samples as classes: the labels would do for a mask of the weights."""
+    logits = torch.log_softmax(torch.randn(4, 4), 1)
+    labels, weight = torch.tensor([0, 1, 0, 3]), torch.tensor([1.0, 2.0, 5.0, 11.0])
+    for options in (
+        {},
+        {"mask": torch.tensor([True, True, False, True])},
+        {"sample_weight": torch.tensor([1.0, 2.0, 3.0, 4.0])},
+        {"on_empty": "zero"},
+        {"normalizer": 3.0},
+    ):
+        for reduction in ("mean", "sum"):
+            given = {"weight": weight, "reduction": reduction, "backend": backend, **options}
+            assert torch.equal(function(logits, labels.to(torch.uint8), **given), function(logits, labels, **given))
+
+
+@OF_CLASSES
+def test_a_divisor_of_nan_is_in_every_gradient(function: Any) -> None:
+    """None of them is divided by anything else."""
+    logits = torch.log_softmax(torch.randn(3, 4), 1)
+    nan = float("nan")
+    mask, sample_weight = torch.ones(3, dtype=torch.bool), torch.tensor([nan, 1.0, 1.0])
+    for options in ({"weight": torch.tensor([nan, 1.0, 1.0, 1.0]), "mask": mask}, {"sample_weight": sample_weight}):
+        found = []
+        for backend in ("auto", "reference"):
+            leaf = logits.clone().requires_grad_()
+            loss = function(leaf, torch.tensor([0, 1, 2]), backend=backend, **options)
+            assert loss.isnan()
+            first, again = (torch.autograd.grad(loss, leaf, retain_graph=True)[0] for _ in range(2))
+            assert torch.equal(first.isnan(), again.isnan())
+            found.append(first.isnan())
+        assert torch.equal(*found)
+        assert found[0].any(1).all()
+
+
 def nothing_counts(case: Case, call: Call) -> Iterator[dict[str, Any]]:
     shape = case.loss_shape(call)
     yield {"mask": torch.zeros(shape, dtype=torch.bool)}

@@ -86,7 +86,7 @@ def class_loss(
     grad_output: Tensor | None,
     total: bool,
     mean: bool,
-    divisor: float,
+    divisor: float | None,
     upstream: float,
     want_loss: bool,
     want_grad: bool,

@@ -694,7 +694,7 @@ _UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 1
 def bytes_of(function: str, name: str, size: object) -> int:
     """A number of bytes, or a text such as "256MiB"."""
     if isinstance(size, str):
-        found = re.fullmatch(r"\s*(\d+)\s*([A-Za-z]*)\s*", size)
+        found = re.fullmatch(r"\s*(\d{1,18})\s*([A-Za-z]*)\s*", size)
         if found and found[2] in _UNITS and int(found[1]) > 0:
             return int(found[1]) * _UNITS[found[2]]
     elif isinstance(size, int) and not isinstance(size, bool) and size > 0:

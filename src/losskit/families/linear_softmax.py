@@ -118,9 +118,7 @@ def in_chunks(
     rows = rows_that_count(call, input, target, shape)
     kept = None if rows is None or bool(rows.all()) else rows.flatten().nonzero().squeeze(1)
     count = len(input) if kept is None else len(kept)
-    # The scores, and their target where it has to be widened.
-    row_bytes = 4 * len(linear_weight) * (2 if target.is_floating_point() and target.dtype != torch.float32 else 1)
-    most = max(1, call.workspace // row_bytes)
+    most = max(1, call.workspace // row_bytes(input, linear_weight, target, kept))
     # As many in each chunk: a last one of a few rows would cost as much time as many more.
     chunks = max(1, -(-count // most))
     size = max(1, -(-count // chunks))
@@ -140,14 +138,25 @@ def in_chunks(
         input,
         linear_weight,
         linear_bias,
-        target.contiguous(),
+        target,
         linear,
         call.out_dtype,
-        lambda input, linear_weight, linear_bias: as_a_whole(call, input, linear_weight, linear_bias, target),
+        lambda *tensors: as_a_whole(call, *tensors),
     )
     if result is None:
         raise softmax.kernel_error(options, scores, target)
     return result
+
+
+def row_bytes(input: Tensor, linear_weight: Tensor, target: Tensor, kept: Tensor | None) -> int:
+    """How much of the workspace a row takes: its scores, or what is copied of it where that is more."""
+    classes, features = linear_weight.shape
+    apart = kept is not None
+    target_copied = target.is_floating_point() and (
+        apart or target.dtype != torch.float32 or not target.is_contiguous()
+    )
+    input_copied = apart or input.dtype != torch.float32
+    return 4 * max(classes * (2 if target_copied else 1), features if input_copied else 0)
 
 
 def loss_shape(input: Tensor, linear_weight: Tensor) -> torch.Size:

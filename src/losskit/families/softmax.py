@@ -265,4 +265,5 @@ def counts_of(call: ClassCall, input: Tensor, target: Tensor) -> Tensor | None:
     counted = _counted(call, target)
     inputs.check_plain_class_range(call.function, target, input.shape[call.class_dim], counted)
     weight = None if call.weight is None else call.weight.detach().float()
-    return softmax.class_weights(where(counted, target), counted, weight, torch.float32)
+    # An index of uint8 would be taken for a mask.
+    return softmax.class_weights(where(counted, target.long()), counted, weight, torch.float32)

@@ -10,9 +10,6 @@ from losskit.errors import LosskitRuntimeError
 from losskit.kernels.cpu.autograd import InPlace, Total, join
 from losskit.kernels.cpu.extension import dtype_code, ext
 
-# The divisor that the targets and the class weights give; the kernel counts it.
-_COUNTED = float("nan")
-
 
 def class_layout(input: Tensor) -> bool:
     """Whether the kernels walk this tensor as it lies: contiguous or channels last."""
@@ -52,7 +49,7 @@ def join_lean_class_loss(
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
     log_probs, weight, ignore_index, label_smoothing, reduction, _ = state
     options = (weight, ignore_index, label_smoothing, None, None)
-    return _gradient(log_probs, saved, options, None, reduction == "mean", _COUNTED, upstream)
+    return _gradient(log_probs, saved, options, None, reduction == "mean", None, upstream)
 
 
 # weight, ignore_index, label_smoothing, row_weight, row_mask
@@ -65,7 +62,7 @@ def _gradient(
     options: ClassOptions,
     grad_output: Tensor | None,
     mean: bool,
-    divisor: float,
+    divisor: float | None,
     upstream: float,
 ) -> Tensor:
     weight, ignore_index, label_smoothing, row_weight, row_mask = options
@@ -117,6 +114,8 @@ def evaluate_class_loss(
 ) -> tuple[Tensor, Tensor | None] | None:
     """The loss, and its gradient where it is wanted; None where a class index is out of range.
 
+    Where divisor is None, the kernel counts what the targets and the class weights give.
+
     The gradient of single losses is not computed: its grad_output is not known yet.
     """
     weight, ignore_index, label_smoothing, row_weight, row_mask = options
@@ -133,7 +132,7 @@ def evaluate_class_loss(
         grad_output=None,
         total=total,
         mean=reduction == "mean",
-        divisor=_COUNTED if divisor is None else divisor,
+        divisor=divisor,
         upstream=1.0,
         want_loss=True,
         want_grad=want_grad and total,
@@ -155,8 +154,7 @@ def class_loss_gradient(
     """The gradient of the loss times `grad_output`."""
     if reduction == "none":
         return _gradient(log_probs, (input, target), options, grad_output.contiguous(), False, 1.0, 1.0)
-    given = _COUNTED if divisor is None else divisor
-    return _gradient(log_probs, (input, target), options, None, reduction == "mean", given, float(grad_output))
+    return _gradient(log_probs, (input, target), options, None, reduction == "mean", divisor, float(grad_output))
 
 
 def class_loss(
@@ -188,11 +186,9 @@ def class_loss(
         # Function.apply has no annotations.
         return InPlace.apply(input, [loss])  # type: ignore[no-untyped-call, no-any-return]
 
-    given = _COUNTED if divisor is None else divisor
-
     def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
         if total:
-            return _gradient(log_probs, saved, options, None, mean, given, upstream)
+            return _gradient(log_probs, saved, options, None, mean, divisor, upstream)
         return _gradient(log_probs, saved, options, upstream, False, 1.0, 1.0)
 
     weight, _, _, row_weight, row_mask = options

@@ -47,12 +47,12 @@ def linear_class_loss(
 ) -> Tensor | None:
     """The loss of input (N, K) and linear_weight (C, K); None where a class index is out of range.
 
-    `definition` is the loss of the first three, in plain torch operations.
+    `definition` is the loss of the first four, in plain torch operations.
     """
-    tensors = (input, linear_weight, linear_bias)
+    tensors = (input, linear_weight, linear_bias, target)
     needs = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in tensors)
-    wanted = needs if options.total else (False, False, False)
-    result = _evaluate((*tensors, target), options, None, 1.0, wanted, True)
+    wanted = needs if options.total else (False, False, False, False)
+    result = _evaluate(tensors, options, None, 1.0, wanted, True)
     if result is None:
         return None
     loss, grads = result
@@ -68,7 +68,7 @@ def linear_class_loss(
             raise LosskitRuntimeError("a target has left the range of the classes since the forward pass.")
         return again[1]
 
-    others = tuple(tensor for tensor in (target, options.weight, options.row_weight) if tensor is not None)
+    others = tuple(tensor for tensor in (options.weight, options.row_weight) if tensor is not None)
     call = (gradients, lambda _, *tensors: definition(*tensors), None)
     packed = (loss, grads if options.total else None, others, call)
     # Function.apply has no annotations.
@@ -92,6 +92,8 @@ def _evaluate(
     bias = None if tensors[2] is None else tensors[2].detach()
     count, classes = len(input), len(linear_weight)
     kept = options.kept
+    # What torch divides by 0 is infinite or NaN; Python would raise.
+    divisor = torch.tensor(options.divisor, dtype=torch.float64)
     grads = _Gradients(input, linear_weight, kept, needs)
     each = None if options.total or not want_loss else input.new_zeros(count, dtype=torch.float32)
     total = 0.0
@@ -101,11 +103,14 @@ def _evaluate(
         end = min(begin + options.rows, number)
         place: Any = slice(begin, end) if kept is None else kept[begin:end]
         x = input[place].float()
+        labels = target[place]
+        if labels.is_floating_point():
+            labels = labels.float()
         z = _product(x, linear_weight, bias, scores[: end - begin])
         result = ext.class_loss(
             log_probs=False,
             input=z,
-            target=target[place].float() if target.is_floating_point() else target[place],
+            target=labels.contiguous(),
             weight=options.weight,
             ignore_index=options.ignore_index,
             label_smoothing=options.label_smoothing,
@@ -114,8 +119,8 @@ def _evaluate(
             grad_output=None if grad_output is None else grad_output[place].contiguous(),
             total=options.total,
             mean=False,
-            divisor=options.divisor,
-            upstream=upstream,
+            divisor=1.0,
+            upstream=float(upstream / divisor),
             want_loss=want_loss,
             want_grad=any(needs),
             inplace=True,
@@ -130,13 +135,11 @@ def _evaluate(
         grads.add(place, x, z, linear_weight)
     if each is not None:
         return each, grads.all()
-    # Nothing over nothing is NaN.
-    nothing = options.divisor == 0 and number == 0
-    return torch.tensor(float("nan") if nothing else total, dtype=torch.float64), grads.all()
+    return total / divisor, grads.all()
 
 
 class _Gradients:
-    """The gradients by input, linear_weight and linear_bias, added up over the chunks."""
+    """The gradients by input, linear_weight and linear_bias, added up over the chunks; the target has none."""
 
     def __init__(self, input: Tensor, linear_weight: Tensor, kept: Tensor | None, needs: tuple[bool, ...]) -> None:
         self._input: Tensor | None = None
@@ -166,7 +169,7 @@ class _Gradients:
             self._bias += by_scores.sum(0)
 
     def all(self) -> list[Tensor | None]:
-        return [self._input, self._layer, self._bias]
+        return [self._input, self._layer, self._bias, None]
 
 
 def _product(x: Tensor, linear_weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
