@@ -13,6 +13,7 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="versions, backends and threads on this machine",
         description="Prints the versions in use and which backends can run the losses here, with the reason where "
         "one cannot. Put it into a bug report.",
+        epilog="example: LOSSKIT_ISA=baseline losskit info",
     )
     parser.set_defaults(run=_run)
 
