@@ -124,3 +124,7 @@ def test_the_page_is_what_the_table_says() -> None:
     assert f"## {rest}" == markdown()
     assert "losskit.suggest" in head
     assert len(re.findall("^## ", markdown(), re.MULTILINE)) == len(TASKS)
+
+
+def test_words_that_are_said_again_change_nothing() -> None:
+    assert losskit.suggest("image segmentation " * 20_000) == losskit.suggest("image segmentation")

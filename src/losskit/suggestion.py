@@ -139,7 +139,8 @@ def _suggestions(task: Task) -> Suggestions:
 
 
 def _understood(text: str) -> Task:
-    asked = _words(text)
+    # Each word once: a text that says them again and again is no other question.
+    asked = list(dict.fromkeys(_words(text)))
     best = max(reversed(TASKS), key=lambda task: _fit(task, asked))
     if _fit(best, asked) == (0, 0):
         known = {phrase: None for task in TASKS for phrase in task.phrases}

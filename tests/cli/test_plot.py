@@ -202,3 +202,36 @@ def test_without_matplotlib(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert capsys.readouterr().err == (
         "losskit: plot: pictures need matplotlib, which is not installed: pip install 'losskit[plot]'.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["curve", 'huber:delta="x"'], 'losskit: plot: HuberLoss does not take delta="x" ('),
+        (["curve", "huber:delta=null"], "losskit: plot: HuberLoss does not take delta=null ("),
+        (["curve", "linear_ce:out_features=3"], "losskit: plot: LinearCrossEntropyLoss does not take out_features=3 ("),
+        (
+            ["samples", "gaussian", "--input", "[1, 2]", "--target", "[0, 1]"],
+            "losskit: plot: gaussian_nll_loss takes input, target, var, of which a command gives two; call "
+            "losskit.plot.samples from Python.",
+        ),
+        (
+            ["landscape", "triplet", "--input", "[1, 2]", "--target", "[0, 1]"],
+            "losskit: plot: triplet_margin_loss takes anchor, positive, negative, of which a command gives two; call "
+            "losskit.plot.landscape from Python.",
+        ),
+        (["history", "run", "--classes", "9" * 30], "losskit: history: num_classes must lie in [1, 10,000,000], got 9"),
+    ],
+)
+def test_hostile_arguments_are_one_sentence(
+    arguments: list[str],
+    message: str,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(data)
+    assert main(["plot", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message)
+    assert error.count("\n") == 1

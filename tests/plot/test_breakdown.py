@@ -148,3 +148,52 @@ def test_maps_of_classes() -> None:
 def test_errors(call: Callable[[], object], message: str) -> None:
     with pytest.raises(losskit.LosskitError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_many_samples_are_thinned_and_their_numbers_are_not() -> None:
+    """A hundred thousand, of which a few thousand points are drawn, the largest and the smallest among them."""
+    input = torch.randn(100_000, generator=torch.Generator().manual_seed(1)).double()
+    bars, share = plot.samples("mse", input, torch.zeros_like(input))
+    losses = input.square().sort(descending=True).values
+    outline = torch.as_tensor(bars.collections[0].get_paths()[0].vertices)
+    assert len(outline) < 10_000
+    assert float(outline[:, 1].max()) == pytest.approx(float(losses[0]))
+    running = share.lines[0].get_ydata()
+    assert len(running) == 2000
+    assert (running[0], float(running[-1])) == (0, pytest.approx(100))
+    worst = 100 * float(losses[:10_000].sum() / losses.sum())
+    assert share.get_title() == f"The worst 10,000 of 100,000 samples\nmake {worst:.1f} % of the sum"
+    assert bars.get_legend().get_texts()[0].get_text() == f"mean over samples: {float(losses.mean()):.4g}"
+
+
+def test_a_vocabulary_of_classes_is_drawn_in_groups() -> None:
+    target = torch.arange(0, 1201, 3)
+    logits = torch.randn(len(target), 1201, generator=torch.Generator().manual_seed(1))
+    weight = torch.linspace(0, 2, 1201)
+    axes = plot.classes("cross_entropy", logits, target, weight)
+    assert axes.get_title() == "cross_entropy: share of each 3 classes"
+    assert len(axes.patches) == 2
+    for steps, weights in zip(axes.patches, (torch.ones(1201), weight), strict=True):
+        each = weights[target] * F.cross_entropy(logits, target, reduction="none")
+        values, edges, _ = steps.get_data()
+        torch.testing.assert_close(torch.as_tensor(values), (100 * each / each.sum()).double(), rtol=1e-4, atol=1e-6)
+        assert list(edges) == [*range(0, 1201, 3), 1201]
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: plot.classes("cross_entropy", LOGITS.tolist(), LABELS), "classes: input"),
+        (lambda: plot.classes("cross_entropy", LOGITS, LABELS.tolist()), "classes: target"),
+        (lambda: plot.classes("cross_entropy", LOGITS, LABELS, [1.0, 2.0, 3.0]), "classes: weight"),
+    ],
+    ids=["input", "target", "weight"],
+)
+def test_what_is_no_tensor_is_told_and_not_left_out(call: Callable[[], Any], name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name} must be a torch.Tensor, got list\.$"):
+        call()
+
+
+def test_a_function_that_returns_no_tensor() -> None:
+    with pytest.raises(TypeError, match=r"^samples: lambda must return a torch\.Tensor, got NoneType\.$"):
+        plot.samples(lambda input, target: None, LOGITS, LOGITS)

@@ -105,14 +105,14 @@ def test_one_epoch() -> None:
             lambda: plot.history(ROWS, num_classes=2, target=torch.ones(3)),
             "history: num_classes is for classes and target for a regression; give one of them.",
         ),
-        (lambda: plot.history(ROWS, num_classes=0), "history: num_classes must be 1 or more, got 0."),
+        (lambda: plot.history(ROWS, num_classes=0), "history: num_classes must lie in [1, 10,000,000], got 0."),
         (
             lambda: plot.history(ROWS, losses=torch.ones(3, 4)),
             "history: losses must be (epochs, samples) with the 2 epochs of the run, got shape (3, 4).",
         ),
         (
             lambda: plot.history(ROWS, losses=torch.zeros(2, 4)),
-            "history: a histogram by epoch needs losses that are not negative, and some above 0.",
+            "history: a histogram by epoch needs losses that are neither negative nor NaN, and some above 0.",
         ),
         (
             lambda: plot.history("nowhere"),
@@ -131,3 +131,31 @@ def test_a_file_of_something_else(tmp_path: Path) -> None:
     path.write_text("epoch 1: fine")
     with pytest.raises(losskit.errors.DataError, match=r"notes\.txt is no file of JSON lines \(Expecting value"):
         plot.history(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 10**12}, "num_classes must lie in [1, 10,000,000], got 1000000000000."),
+        ({"num_classes": 2.5}, "num_classes must be an int, got float."),
+        ({"target": torch.tensor([1.0, math.nan])}, "target must hold finite numbers, whose variance is the baseline."),
+        ({"target": torch.zeros(0)}, "target must hold finite numbers, whose variance is the baseline."),
+        ({"target": [1.0]}, "target must be a torch.Tensor, got list."),
+        ({"losses": [[1.0], [2.0]]}, "losses must be a torch.Tensor, got list."),
+        (
+            {"losses": torch.tensor([[1.0, 2.0], [math.nan, 1.0]])},
+            "a histogram by epoch needs losses that are neither negative nor NaN, and some above 0.",
+        ),
+    ],
+)
+def test_a_baseline_or_losses_that_say_nothing(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^history: {re.escape(message)}$"):
+        plot.history(ROWS, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("test_accuracy", "x"), ("test_accuracy", None), ("epoch", 10**400), ("test_loss", -(10**400))]
+)
+def test_metrics_that_cannot_be_drawn(name: str, value: Any) -> None:
+    with pytest.raises(losskit.errors.DataError, match=f"row 2 has no number called {name}\\.$"):
+        plot.history([ROWS[0], {**ROWS[1], name: value}])

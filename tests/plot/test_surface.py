@@ -124,3 +124,8 @@ def test_a_surface_that_is_not_finite_everywhere(monkeypatch: pytest.MonkeyPatch
 def test_errors(call: Callable[[], object], message: str) -> None:
     with pytest.raises(losskit.LosskitError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_a_line_of_what_is_no_tensor() -> None:
+    with pytest.raises(TypeError, match=r"^landscape: input must be a torch\.Tensor, got list\.$"):
+        plot.landscape("mse", [1.0, 2.0], torch.ones(2))

@@ -24,7 +24,7 @@ EPILOG = """\
 examples
   losskit bench --list
   losskit bench --quick
-  losskit bench cross_entropy
+  losskit bench NAME          one that --list gives
 """
 
 

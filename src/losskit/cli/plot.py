@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import losskit
-from losskit import plot
+from losskit import functional, plot
 from losskit.cli.tensors import read_tensor
-from losskit.errors import LosskitValueError
+from losskit.errors import LosskitError, LosskitValueError
 from losskit.names import loss_named
 from losskit.plot.questions import question_named
 from losskit.plot.saving import check_suffix
@@ -167,6 +167,13 @@ def _span(arguments: argparse.Namespace) -> tuple[float, float] | None:
 def _data(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     input, target = read_tensor("plot: --input", arguments.input), read_tensor("plot: --target", arguments.target)
     info = loss_named(arguments.loss.partition(":")[0], "plot")
+    taken = inspect.signature(getattr(functional, info.name)).parameters.values()
+    needed = [one.name for one in taken if one.default is inspect.Parameter.empty]
+    if len(needed) != 2:
+        raise LosskitValueError(
+            f"plot: {info.name} takes {', '.join(needed)}, of which a command gives two; call losskit.plot."
+            f"{arguments.kind} from Python."
+        )
     # Numbers that are typed without a point are meant as numbers, but for class indices.
     if "int" not in info.target_dtype:
         target = target if target.is_floating_point() else target.float()
@@ -194,7 +201,12 @@ def _loss(text: str) -> Any:
         near = get_close_matches(unknown[0], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(known) or 'none'}."
         raise LosskitValueError(f"plot: {info.module} has no option {unknown[0]!r}. {hint}")
-    return getattr(losskit, info.module)(**chosen)
+    try:
+        return getattr(losskit, info.module)(**chosen)
+    except LosskitError:
+        raise
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise LosskitValueError(f"plot: {info.module} does not take {options} ({error}).") from error
 
 
 def _options_of(module: str) -> list[str]:

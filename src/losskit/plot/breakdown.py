@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from losskit import functional
+from losskit.core.inputs import check_tensor
 from losskit.errors import LosskitRuntimeError, LosskitTypeError, LosskitValueError
 from losskit.plot.criterion import Loss, as_loss, value_label
 from losskit.plot.style import BARS, INK, LINES, MUTED, panels
@@ -18,6 +19,9 @@ __all__ = ["classes", "per_sample", "samples"]
 # More than these and their labels run into each other.
 MOST_NAMED_SAMPLES = 24
 MOST_NAMED_CLASSES = 12
+# More than these are narrower than a pixel, and matplotlib takes minutes for them.
+MOST_BARS = 500
+MOST_POINTS = 2000
 # Of the largest losses, the share that a title tells about.
 WORST = 0.1
 
@@ -45,8 +49,7 @@ def samples(
     'The worst 1 of 3 samples\\nmakes 83.5 % of the sum'
     """
     loss = as_loss(criterion, "samples")
-    each = loss.each(input, target, *arguments, **options).detach()
-    losses = per_sample(each, "samples", loss)
+    losses = per_sample(loss.each(input, target, *arguments, **options), "samples", loss)
     ordered, order = losses.sort(descending=True)
     pair = panels(ax, 2, "samples", (9.0, 4.0))
     _sorted_losses(pair[0], ordered, order, loss)
@@ -56,12 +59,14 @@ def samples(
 
 def per_sample(each: Tensor, function: str, loss: Loss) -> Tensor:
     """One number for each entry of the first dimension, in float64."""
+    if not isinstance(each, Tensor):
+        raise LosskitTypeError(f"{function}: {loss.label} must return a torch.Tensor, got {type(each).__name__}.")
     if each.ndim == 0 or len(each) == 0:
         raise LosskitValueError(
             f"{function}: {loss.label} returned {'one number' if each.ndim == 0 else 'no loss'}, expected a loss for "
             "each sample; give a batch of at least one sample, unreduced."
         )
-    losses = each.cpu().double().reshape(len(each), -1).sum(1)
+    losses = each.detach().cpu().double().reshape(len(each), -1).sum(1)
     lost = (~losses.isfinite()).nonzero().flatten()
     if len(lost):
         raise LosskitValueError(
@@ -72,13 +77,14 @@ def per_sample(each: Tensor, function: str, loss: Loss) -> Tensor:
 
 
 def _sorted_losses(axes: "Axes", ordered: Tensor, order: Tensor, loss: Loss) -> None:
-    places = range(1, len(ordered) + 1)
     if len(ordered) <= MOST_NAMED_SAMPLES:
+        places = list(range(1, len(ordered) + 1))
         axes.bar(places, ordered.tolist(), color=BARS[0].color, edgecolor=INK, linewidth=0.8)
-        axes.set_xticks(list(places), [str(index) for index in order.tolist()], fontsize="small")
+        axes.set_xticks(places, [str(index) for index in order.tolist()], fontsize="small")
         axes.set_xlabel("index of the sample")
     else:
-        axes.fill_between(places, ordered.tolist(), step="mid", color=BARS[0].color, linewidth=0)
+        shown = _shown(len(ordered))
+        axes.fill_between((shown + 1).tolist(), ordered[shown].tolist(), step="mid", color=BARS[0].color, linewidth=0)
         axes.set_xlabel("samples, by their loss")
     mean = float(ordered.mean())
     axes.axhline(mean, color=LINES[1].color, linestyle="--", linewidth=2, label=f"mean over samples: {mean:.4g}")
@@ -90,20 +96,26 @@ def _sorted_losses(axes: "Axes", ordered: Tensor, order: Tensor, loss: Loss) -> 
     axes.set_axisbelow(True)
 
 
+def _shown(count: int) -> Tensor:
+    """Which of so many ordered points are drawn, evenly spaced, the first and the last among them."""
+    return torch.linspace(0, count - 1, min(count, MOST_POINTS), dtype=torch.float64).round().long()
+
+
 def _running_share(axes: "Axes", ordered: Tensor, loss: Loss) -> None:
     total = float(ordered.sum())
     running = torch.cat((torch.zeros(1, dtype=torch.float64), ordered.cumsum(0)))
     percent = torch.linspace(0, 100, len(running), dtype=torch.float64)
+    shown = _shown(len(running))
     axes.set_xlabel("share of the samples, largest loss first (%)")
     axes.grid(True, alpha=0.3)
     if float(ordered[-1]) < 0 or total == 0:
         # A share of a sum of both signs would say nothing.
-        axes.plot(percent.tolist(), running.tolist(), color=LINES[0].color, linewidth=2)
+        axes.plot(percent[shown].tolist(), running[shown].tolist(), color=LINES[0].color, linewidth=2)
         axes.set_ylabel(value_label(loss).replace("loss", "running sum", 1))
         axes.set_title(f"The sum is {total:.4g}" + ("" if total == 0 else "\nof losses of both signs"))
         return
     share = 100 * running / total
-    axes.plot(percent.tolist(), share.tolist(), label="these losses", color=LINES[0].color, linewidth=2)
+    axes.plot(percent[shown].tolist(), share[shown].tolist(), label="these losses", color=LINES[0].color, linewidth=2)
     axes.plot([0, 100], [0, 100], color=LINES[2].color, linestyle=":", linewidth=2, label="all losses alike")
     worst = max(1, round(WORST * len(ordered)))
     axes.plot([float(percent[worst])], [float(share[worst])], marker="o", color=LINES[0].color, markersize=8)
@@ -146,6 +158,8 @@ def classes(
     [75.0, 25.0, 50.0, 50.0]
     """
     loss = as_loss(criterion, "classes")
+    check_tensor("classes", "input", input)
+    check_tensor("classes", "target", target)
     _check_class_indices(loss, input, target)
     count = input.shape[1] if input.ndim > 1 else input.shape[0]
     if names is not None and len(names) != count:
@@ -155,7 +169,11 @@ def classes(
     if weight is not None:
         shares.append(("after weights", shares_by_class(loss, input, target, weight, count, options)))
     (axes,) = panels(ax, 1, "classes", (6.4, 4.2))
-    _grouped_bars(axes, shares)
+    together = -(-count // MOST_BARS)
+    if together > 1:
+        _stairs(axes, shares, together)
+    else:
+        _grouped_bars(axes, shares)
     present = _samples_of_classes(loss, target, count, options).tolist()
     if count <= MOST_NAMED_CLASSES:
         called = [f"class {index}" for index in range(count)] if names is None else names
@@ -165,7 +183,8 @@ def classes(
     else:
         axes.set_xlabel("class")
     axes.set_ylabel("share of the summed loss (%)")
-    axes.set_title(f"{loss.label.partition('(')[0]}: share of each class")
+    each = f"{together:,} classes" if together > 1 else "class"
+    axes.set_title(f"{loss.label.partition('(')[0]}: share of each {each}")
     axes.legend(fontsize="small")
     return axes
 
@@ -225,8 +244,11 @@ def _class_weight(
         numbers = _samples_of_classes(loss, target, count, options)
         # A class without a sample has no loss to weigh.
         return (numbers.sum() / (count * numbers.clamp(min=1))).float()
-    own = loss.options.get("weight") if weight is None else weight
-    return own if isinstance(own, Tensor) else None
+    if weight is not None:
+        check_tensor("classes", "weight", weight)
+        return weight
+    own: Tensor | None = loss.options.get("weight")
+    return own
 
 
 def _grouped_bars(axes: "Axes", shares: list[tuple[str, list[float]]]) -> None:
@@ -237,6 +259,17 @@ def _grouped_bars(axes: "Axes", shares: list[tuple[str, list[float]]]) -> None:
         bars = axes.bar(places, heights, width, label=label, color=color, hatch=hatch, edgecolor=INK, linewidth=0.8)
         if len(heights) <= MOST_NAMED_CLASSES // len(shares):
             axes.bar_label(bars, fmt="%.1f", fontsize="small", padding=2)
+    axes.margins(y=0.12)
+    axes.grid(True, axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _stairs(axes: "Axes", shares: list[tuple[str, list[float]]], together: int) -> None:
+    """The shares of neighbouring classes, added up."""
+    for (label, each), drawn in zip(shares, LINES, strict=False):
+        sums = [sum(each[first : first + together]) for first in range(0, len(each), together)]
+        edges = [*range(0, len(each), together), len(each)]
+        axes.stairs(sums, edges, label=label, color=drawn.color, linestyle=drawn.linestyle, linewidth=1.2)
     axes.margins(y=0.12)
     axes.grid(True, axis="y", alpha=0.3)
     axes.set_axisbelow(True)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from losskit import functional
+from losskit.core.inputs import check_int, check_tensor
 from losskit.errors import DataError, LosskitValueError
 from losskit.plot.style import INK, LINES, panels
 
@@ -23,6 +25,8 @@ Row = dict[str, float]
 NEEDED = ("epoch", "train_loss", "test_loss")
 # Of the histogram: bins over the losses, which span several powers of ten.
 BINS = 24
+# A guess is computed from so many scores.
+MOST_CLASSES = 10_000_000
 
 
 class Baseline(NamedTuple):
@@ -65,6 +69,8 @@ def history(
     rows, title, own = _read(run)
     asked = _baseline(num_classes, target)
     baseline = own if asked is None else asked
+    if losses is not None:
+        check_tensor("history", "losses", losses)
     if losses is not None and (losses.ndim != 2 or len(losses) != len(rows) or losses.shape[1] == 0):
         raise LosskitValueError(
             f"history: losses must be (epochs, samples) with the {len(rows)} epochs of the run, got shape "
@@ -96,10 +102,16 @@ def _baseline(num_classes: int | None, target: Tensor | None) -> Baseline | None
     if num_classes is not None and target is not None:
         raise LosskitValueError("history: num_classes is for classes and target for a regression; give one of them.")
     if num_classes is not None:
-        if num_classes < 1:
-            raise LosskitValueError(f"history: num_classes must be 1 or more, got {num_classes}.")
+        check_int("history", "num_classes", num_classes)
+        if not 1 <= num_classes <= MOST_CLASSES:
+            raise LosskitValueError(f"history: num_classes must lie in [1, {MOST_CLASSES:,}], got {num_classes}.")
         return guess(num_classes)
-    return None if target is None else mean_guess(target)
+    if target is None:
+        return None
+    check_tensor("history", "target", target)
+    if target.numel() == 0 or target.is_complex() or not bool(target.isfinite().all()):
+        raise LosskitValueError("history: target must hold finite numbers, whose variance is the baseline.")
+    return mean_guess(target)
 
 
 def _read(run: Any) -> tuple[list[Row], str, Baseline | None]:
@@ -124,12 +136,18 @@ def _read(run: Any) -> tuple[list[Row], str, Baseline | None]:
 
 def _checked(rows: Sequence[Any], source: str) -> list[Row]:
     for number, row in enumerate(rows, 1):
-        missing = [name for name in NEEDED if not isinstance(row, dict) or not isinstance(row.get(name), (int, float))]
+        needed = (*NEEDED, "test_accuracy") if isinstance(row, dict) and "test_accuracy" in row else NEEDED
+        missing = [name for name in needed if not isinstance(row, dict) or not _is_number(row.get(name))]
         if missing:
             raise DataError(f"{source}: row {number} has no number called {' or '.join(missing)}.")
     if not rows:
         raise DataError(f"{source}: there is no epoch in it yet.")
     return list(rows)
+
+
+def _is_number(value: object) -> bool:
+    # An int may be too large to be drawn.
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) <= sys.float_info.max)
 
 
 def _of_checkpoint(path: Path) -> tuple[str, Baseline | None]:
@@ -204,8 +222,10 @@ def loss_histogram(axes: "Axes", epochs: Sequence[int], losses: Tensor) -> None:
 
     numbers = losses.detach().cpu().double()
     positive = numbers[(numbers > 0) & numbers.isfinite()]
-    if not len(positive) or bool((numbers < 0).any()):
-        raise LosskitValueError("history: a histogram by epoch needs losses that are not negative, and some above 0.")
+    if not len(positive) or not bool((numbers >= 0).all()):
+        raise LosskitValueError(
+            "history: a histogram by epoch needs losses that are neither negative nor NaN, and some above 0."
+        )
     # Losses below a hundred-thousandth of the largest are of no interest, and fill the lowest bin.
     high = float(positive.max())
     low = max(float(positive.min()), high * 1e-5)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from losskit.core.inputs import check_tensor
 from losskit.errors import LosskitValueError
 from losskit.plot.criterion import Loss, as_loss, value_label
 from losskit.plot.style import INK, panels
@@ -64,6 +65,9 @@ def landscape(
     'mse_loss: lowest at w = 2, b = −1'
     """
     known = as_loss(loss, "landscape")
+    for name, given in (("input", input), ("target", target)):
+        if given is not None:
+            check_tensor("landscape", name, given)
     function, names = _of_two_numbers(known, input, target)
     first, second = names if labels is None else labels
     xs, ys = _positions(span, points)
