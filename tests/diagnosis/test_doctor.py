@@ -323,7 +323,8 @@ def test_exit_status(
     assert ("no fault found" in out) == (not faulty)
     if ending == "1 / 0":
         assert err == (
-            f'Traceback (most recent call last):\n  File "{path.absolute()}", line 6, in <module>\n    1 / 0\n    ~~^~~\n'
+            f'Traceback (most recent call last):\n  File "{path.absolute()}", line 6, in <module>\n'
+            "    1 / 0\n    ~~^~~\n"
             "ZeroDivisionError: division by zero\n"
         ) or sys.version_info < (3, 11)
         assert err.startswith(f'Traceback (most recent call last):\n  File "{path.absolute()}", line 6, in <module>\n')
