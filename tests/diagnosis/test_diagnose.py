@@ -200,6 +200,9 @@ def test_wrong_use() -> None:
         LosskitTypeError, match=r"^diagnose: criterion must be a loss module or function, got Tensor\.$"
     ):
         losskit.diagnose(LOGITS, CLASSES)  # type: ignore[arg-type]
+    message = r"^diagnose: criterion is the class CrossEntropyLoss; make one of it first: CrossEntropyLoss\(\)\.$"
+    with pytest.raises(LosskitTypeError, match=message):
+        losskit.diagnose(nn.CrossEntropyLoss, LOGITS, CLASSES)
     message = r"^diagnose: Linear calls no loss of torch\.nn or losskit; give it the criterion that does\.$"
     with pytest.raises(LosskitValueError, match=message):
         losskit.diagnose(nn.Linear(10, 1), LOGITS)
@@ -213,6 +216,13 @@ def note(*call: Any) -> str:
     assert report.findings == ()
     (found,) = report.notes
     return found.split(": ", 1)[1]
+
+
+@pytest.mark.parametrize(("index", "fix"), [(3, "a last layer with 4 outputs"), (9, "a last layer with 10 outputs")])
+def test_a_class_that_the_layer_has_no_output_for_is_not_to_be_ignored(index: int, fix: str) -> None:
+    report = losskit.diagnose(F.cross_entropy, torch.randn(4, 3), torch.tensor([0, 1, 2, index]))
+    assert report.codes == ("target-out-of-range",)
+    assert report.findings[0].fix == fix
 
 
 def test_tensors_without_values() -> None:

@@ -233,6 +233,66 @@ def test_a_module(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: not-log-probabilities in nll_loss, package/train.py:6\n" in out
 
 
+def test_a_folder_that_is_no_program(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    script("")
+    Path("folder").mkdir()
+    status, out, err = doctor(capsys, "folder")
+    assert (status, out) == (2, "")
+    assert err == "losskit: doctor: 'folder' is a folder without a __main__.py; name a script in it.\n"
+    Path("folder/__main__.py").write_text("print('runs')\n", "utf-8")
+    status, out, err = doctor(capsys, "folder")
+    assert (status, out.split("\n")[0], err) == (0, "runs", "")
+
+
+def test_the_script_alone_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    assert stop.value.code == 2
+    assert "required: SCRIPT." in capsys.readouterr().err
+
+
+def test_json_is_all_that_comes_out_whoever_prints(script: Script) -> None:
+    path = script("""\
+        import os, subprocess, sys
+        os.write(1, b"past Python\\n")
+        subprocess.run([sys.executable, "-c", "print('a subprocess')"])
+        sys.__stdout__.write("the first stream\\n")
+        print("the script")
+        """)
+    done = subprocess.run(
+        [sys.executable, "-m", "losskit", "doctor", "--json", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert json.loads(done.stdout)["status"] == 0
+    assert sorted(done.stderr.splitlines()) == ["a subprocess", "past Python", "the first stream", "the script"]
+
+
+def test_a_traceback_shows_the_script_and_the_loss_and_nobody_who_watches(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = script("F.cross_entropy(torch.zeros(2, 3), torch.tensor([0, 5]))\n")
+    status, _, err = doctor(capsys, path)
+    assert status == 1
+    frames = [line for line in err.splitlines() if line.startswith("  File ")]
+    assert "train.py" in frames[0]
+    assert all("losskit" not in Path(line.split('"')[1]).parts for line in frames)
+    assert err.endswith("IndexError: Target 5 is out of bounds.\n")
+
+
+def test_the_file_of_the_script_holds_in_another_folder(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    path = script("""\
+        import os, pathlib
+        os.mkdir("elsewhere")
+        os.chdir("elsewhere")
+        print(pathlib.Path(__file__).is_file())
+        """)
+    status, out, _ = doctor(capsys, path)
+    assert (status, out.split("\n")[0]) == (0, "True")
+
+
 # how the script ends --------------------------------------------------------------------------------------------------
 
 FAULTY = "F.nll_loss(torch.zeros(8, 3), torch.arange(8) % 3)\n"
@@ -263,10 +323,11 @@ def test_exit_status(
     assert ("no fault found" in out) == (not faulty)
     if ending == "1 / 0":
         assert err == (
-            'Traceback (most recent call last):\n  File "train.py", line 6, in <module>\n    1 / 0\n    ~~^~~\n'
+            f'Traceback (most recent call last):\n  File "{path.absolute()}", line 6, in <module>\n'
+            "    1 / 0\n    ~~^~~\n"
             "ZeroDivisionError: division by zero\n"
         ) or sys.version_info < (3, 11)
-        assert err.startswith('Traceback (most recent call last):\n  File "train.py", line 6, in <module>\n')
+        assert err.startswith(f'Traceback (most recent call last):\n  File "{path.absolute()}", line 6, in <module>\n')
         assert err.endswith("ZeroDivisionError: division by zero\n")
     elif "no data" in ending:
         assert err == "no data\n"

@@ -58,6 +58,19 @@ def test_the_first_loss_of_new_classifiers(classes: int) -> None:
     assert [codes for codes in (first_calls(make, classes) for _ in range(100)) if codes] == []
 
 
+@pytest.mark.parametrize("samples", [8, 64])
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_first_loss_of_new_logistic_regressions(classes: int, samples: int) -> None:
+    torch.manual_seed(classes)
+    criterion, warned = nn.CrossEntropyLoss(), []
+    for _ in range(100):
+        with losskit.watch(criterion) as watching:
+            criterion(nn.Linear(8, classes)(torch.randn(samples, 8)), torch.randint(classes, (samples,)))
+        # In a batch that small a guess can be better than a guess by chance, which is a note.
+        warned += [finding for finding in watching.report.findings if finding.severity != "info"]
+    assert warned == []
+
+
 def test_weights_cancel_by_chance_in_small_batches_only() -> None:
     """Two classes, eight samples: one class in 2 of 256 batches."""
     make = Maker(seed=0)

@@ -500,6 +500,17 @@ def test_a_first_loss_that_is_too_large() -> None:
     )
 
 
+def test_a_first_loss_of_two_classes_is_too_large_a_nat_above_a_guess() -> None:
+    target = torch.zeros(8, dtype=torch.int64)
+
+    def codes(scale: float) -> tuple[str, ...]:
+        return training(nn.CrossEntropyLoss(), 1, lambda _: (torch.tensor([[-scale, 0.0]] * 8), target)).codes
+
+    # log(1 + e) = 1.31 and log(1 + e²) = 2.13, where a guess costs 0.69.
+    assert codes(1.0) == ()
+    assert codes(2.0) == ("first-loss",)
+
+
 def test_a_first_loss_that_is_too_small() -> None:
     report = training(nn.NLLLoss(), 3, lambda _: ((3 * torch.eye(10)).log_softmax(1), CLASSES))
     assert words(report) == (

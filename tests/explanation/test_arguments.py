@@ -362,3 +362,25 @@ def test_the_name_is_there_before_the_room_is_loaded() -> None:
 
 def test_the_case_of_every_loss_is_used_here() -> None:
     assert set(OPTIONS) == {case.name for case in ALL_CASES} - {"linear_cross_entropy"} >= set(BY_NAME)
+
+
+@pytest.mark.parametrize(
+    ("input", "message"),
+    [
+        (torch.zeros(2, device="meta"), "input is on the meta device and has no values."),
+        (torch.zeros(2).to_sparse(), "input is sparse, and a plain tensor is needed: input.to_dense()?"),
+    ],
+)
+def test_tensors_that_cannot_be_read(input: torch.Tensor, message: str) -> None:
+    with pytest.raises(LosskitTypeError, match=f"^explain: {re.escape(message)}$"):
+        losskit.explain("mse_loss", input, torch.zeros(2))
+
+
+def test_nested_and_quantized_tensors_cannot_be_read() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nested = torch.nested.nested_tensor([torch.zeros(2)])
+        quantized = torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)
+    for input, kind in ((nested, "nested"), (quantized, "quantized")):
+        with pytest.raises(LosskitTypeError, match=f"^explain: input is {kind}, and a plain tensor is needed: "):
+            losskit.explain("mse_loss", input, torch.zeros(2))

@@ -121,7 +121,7 @@ TEXTS = {
     "collapsed to a point?",
     "infeasible": "Too short: sample 0 has 5 frames and needs 6, for labels: 4, and blanks between repeated ones: "
     "2. Its probability is 0.",
-    "impossible": "zero_infinity=True would make 0 of the infinite losses (1 of 1) and of their gradients.",
+    "impossible": "zero_infinity=True would set the infinite losses (1 of 1) and their gradients to 0.",
     "zeroed": "zero_infinity=True: 1 of 1 samples cannot have their labels. They count as 0, with a gradient of 0.",
     "sequence_probability": "exp(−1.0986) = 0.3333 is the geometric mean of the probabilities of the samples' labels.",
     "per_label": "The mean divides each loss by the number of its labels first: long sequences weigh no more than "

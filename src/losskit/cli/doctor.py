@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import json
+import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from losskit.diagnosis.doctor import EVERY, Examined, run_watched
@@ -58,7 +60,9 @@ def add_command(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="check the first three calls of each line that calls a loss and then every N-th (default: %(default)s)",
     )
     parser.add_argument("script", metavar="SCRIPT", help="the script, or with -m the module")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="what the script gets")
+    rest = parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="what the script gets")
+    # Older versions of Python say that it is missing where the script is.
+    rest.required = False
     parser.set_defaults(run=_run)
 
 
@@ -68,8 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # A training is long, and its report should not be lost for the want of a folder.
     if arguments.out is not None:
         _write(arguments.out, "")
-    prints = contextlib.redirect_stdout(sys.stderr) if arguments.json and arguments.out is None else _nothing()
-    with prints:
+    with _output_to_stderr() if arguments.json and arguments.out is None else contextlib.nullcontext():
         examined = run_watched(arguments.script, arguments.arguments, module=arguments.module, every=arguments.every)
     text = json.dumps(examined.as_dict(), ensure_ascii=False, indent=2) if arguments.json else _text(examined)
     if arguments.out is None:
@@ -80,8 +83,20 @@ def _run(arguments: argparse.Namespace) -> int:
     return examined.status or int(_is_ill(examined, arguments.strict))
 
 
-def _nothing() -> "contextlib.AbstractContextManager[None]":
-    return contextlib.nullcontext()
+@contextlib.contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """What the script prints, and what its subprocesses and extensions write past sys.stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        # A copy of the stream that the script holds must not keep its text until the report.
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _write(path: Path, text: str) -> None:

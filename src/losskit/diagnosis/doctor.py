@@ -1,5 +1,6 @@
 """A script that runs as it is, with every call of a loss watched."""
 
+import builtins
 import contextlib
 import importlib.util
 import runpy
@@ -9,8 +10,9 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 from losskit.diagnosis.examine import conclude, examine
@@ -123,6 +125,8 @@ def run_watched(script: str, arguments: Sequence[str], *, module: bool = False, 
 
 
 def _check_script(path: Path) -> None:
+    if path.is_dir() and not (path / "__main__.py").exists():
+        raise LosskitValueError(f"doctor: {str(path)!r} is a folder without a __main__.py; name a script in it.")
     if path.exists():
         return
     # A name in the folder that it would be in.
@@ -160,6 +164,8 @@ def _run(script: str, module: bool) -> int:
     try:
         if module:
             runpy.run_module(script, run_name="__main__", alter_sys=True)
+        elif Path(script).suffix == ".py" and Path(script).is_file():
+            _run_source(script)
         else:
             runpy.run_path(script, run_name="__main__")
     except SystemExit as stop:
@@ -174,6 +180,19 @@ def _run(script: str, module: bool) -> int:
     return 0
 
 
+def _run_source(script: str) -> None:
+    """As runpy does, but with the whole path in __file__, as Python has it: a script may go to another folder."""
+    file = str(Path(script).absolute())
+    main, before = ModuleType("__main__"), sys.modules["__main__"]
+    loader = SourceFileLoader("__main__", file)
+    vars(main).update({"__builtins__": builtins, "__cached__": None, "__file__": file, "__loader__": loader})
+    sys.modules["__main__"] = main
+    try:
+        exec(compile(Path(file).read_bytes(), file, "exec", dont_inherit=True), vars(main))
+    finally:
+        sys.modules["__main__"] = before
+
+
 def _status(code: object) -> int:
     if code is None:
         return 0
@@ -184,9 +203,7 @@ def _status(code: object) -> int:
 
 
 def _print_as_python_does(error: BaseException) -> None:
-    trace = error.__traceback__
-    while trace is not None and _is_outside_the_script(trace):
-        trace = trace.tb_next
+    trace = _of_the_script(error.__traceback__)
     sys.stdout.flush()
     if sys.excepthook is sys.__excepthook__:
         traceback.print_exception(type(error), error, trace)
@@ -194,6 +211,16 @@ def _print_as_python_does(error: BaseException) -> None:
         sys.excepthook(type(error), error, trace)
 
 
+def _of_the_script(trace: TracebackType | None) -> TracebackType | None:
+    """Without the frames that run it, and those that watch its losses."""
+    if trace is None:
+        return None
+    rest = _of_the_script(trace.tb_next)
+    if _is_outside_the_script(trace):
+        return rest
+    return TracebackType(rest, trace.tb_frame, trace.tb_lasti, trace.tb_lineno)
+
+
 def _is_outside_the_script(trace: TracebackType) -> bool:
     name = trace.tb_frame.f_globals.get("__name__", "")
-    return name in ("runpy", "importlib._bootstrap") or name.split(".")[0] == "losskit"
+    return name in ("runpy", "importlib._bootstrap") or name.startswith("losskit.diagnosis")

@@ -45,6 +45,10 @@ def diagnose(criterion: Callable[..., Any], *args: Any, **kwargs: Any) -> Report
     >>> losskit.diagnose(torch.nn.CrossEntropyLoss(), logits.requires_grad_(), torch.arange(4)).codes
     ()
     """
+    if isinstance(criterion, type) and issubclass(criterion, nn.Module):
+        raise LosskitTypeError(
+            f"diagnose: criterion is the class {criterion.__name__}; make one of it first: {criterion.__name__}()."
+        )
     if not callable(criterion):
         raise LosskitTypeError(
             f"diagnose: criterion must be a loss module or function, got {type(criterion).__name__}."

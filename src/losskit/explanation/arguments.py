@@ -94,12 +94,25 @@ def request(criterion: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> R
         needed = [name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty]
         raise LosskitTypeError(f"explain: {loss.name} needs {', '.join(needed)}; {missing[0]} is missing.")
     arguments = {name: given.get(name, parameter.default) for name, parameter in parameters.items()}
+    _check_readable(arguments)
     return Request(loss, _as_tensors(loss.name, arguments))
 
 
 def loss_of_name(name: str) -> LossInfo:
     """The loss with this function, class or short name; `F.`, `nn.` and the like may stand in front."""
     return loss_named(name.rpartition(".")[2], "explain")
+
+
+def _check_readable(arguments: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            continue
+        if value.device.type == "meta":
+            raise LosskitTypeError(f"explain: {name} is on the meta device and has no values.")
+        if value.is_nested or value.is_quantized or value.layout != torch.strided:
+            kind = "nested" if value.is_nested else "quantized" if value.is_quantized else "sparse"
+            how = {"nested": "to_padded_tensor(0.0)", "quantized": "dequantize()", "sparse": "to_dense()"}[kind]
+            raise LosskitTypeError(f"explain: {name} is {kind}, and a plain tensor is needed: {name}.{how}?")
 
 
 def _loss_of(criterion: Any) -> LossInfo:

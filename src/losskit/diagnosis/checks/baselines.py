@@ -18,8 +18,10 @@ PLATEAU = Kind("plateau", 12, "a loss that stays at what a model costs that igno
 
 CLASSIFYING = ("cross_entropy", "linear_cross_entropy", "nll_loss")
 WITH_MARGIN = ("margin_ranking_loss", "triplet_margin_loss", "triplet_margin_with_distance_loss")
-# How far the first loss may lie from log C, and a plateau from its baseline.
+# How far the first loss may lie from log C, and a plateau from its baseline, as a share of it.
 FIRST_WITHIN = 0.2
+# What PyTorch's own first weights can cost above log C where the last layer is the only one, in nats.
+FIRST_ABOVE = 1.0
 PLATEAU_WITHIN = 0.01
 LEAST_SAMPLES = 4
 
@@ -75,9 +77,10 @@ def first_loss(call: Call, seen: Observation) -> Iterator[Finding]:
     if seen.frequencies is None or call.classes < 2 or call.counted < LEAST_SAMPLES:
         return
     guess = math.log(call.classes)
-    if abs(seen.loss - guess) <= FIRST_WITHIN * guess:
-        return
     above = seen.loss > guess
+    within = FIRST_WITHIN * guess
+    if abs(seen.loss - guess) <= (max(within, FIRST_ABOVE) if above else within):
+        return
     yield FIRST_LOSS.found(
         call.place,
         "warning" if above else "info",

@@ -60,7 +60,7 @@ def class_indices(call: Call, indices: Tensor) -> Iterator[Finding]:
     scores = "input, linear_weight" if call.function == "linear_cross_entropy" else "input"
     if least == 1 and most == call.classes:
         hint, fix = "these labels look 1-based", f"{call.function}({scores}, target - 1)"
-    elif len(values) == 1 and "ignore_index" in call.arguments:
+    elif len(values) == 1 and is_mark(values[0], call.classes) and "ignore_index" in call.arguments:
         hint, fix = (
             f"{values[0]} looks like a mark for places without a label",
             f"{call.function}({scores}, target, ignore_index={values[0]})",
@@ -75,6 +75,11 @@ def class_indices(call: Call, indices: Tensor) -> Iterator[Finding]:
         why="There is no score for such a class: the call raises on the CPU, and on a GPU it ends the program.",
         fix=fix,
     )
+
+
+def is_mark(index: int, classes: int) -> bool:
+    """Whether it stands for no class. One just beyond the last may be a class that the layer has no output for."""
+    return index < 0 or index == 255 > classes
 
 
 def yes_no(call: Call, target: Tensor) -> Iterator[Finding]:

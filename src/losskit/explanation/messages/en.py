@@ -371,8 +371,7 @@ MESSAGES = {
     # Sequences.
     "remark.infeasible": "Too short: {where} has {frames} frames and needs {needed}, for labels: {labels}, and blanks "
     "between repeated ones: {repeats}. Its probability is 0.",
-    "remark.impossible": "zero_infinity=True would make 0 of the infinite losses ({n} of {total}) and of their "
-    "gradients.",
+    "remark.impossible": "zero_infinity=True would set the infinite losses ({n} of {total}) and their gradients to 0.",
     "remark.zeroed": "zero_infinity=True: {n} of {total} samples cannot have their labels. They count as 0, with a "
     "gradient of 0.",
     "remark.sequence_probability": "exp(−{mean}) = {p} is the geometric mean of the probabilities of the samples' "
