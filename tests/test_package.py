@@ -212,7 +212,7 @@ def test_metadata(without_compiler: Path) -> None:
     assert fields["Requires-Python"] == ">=3.10"
     assert fields["License-Expression"] == "BSD-3-Clause"
     assert [need for need in fields.get_all("Requires-Dist") or [] if "extra ==" not in need] == ["torch>=2.6"]
-    assert set(fields.get_all("Provides-Extra") or []) == {"all", "cli", "dev", "plot", "train"}
+    assert set(fields.get_all("Provides-Extra") or []) == {"all", "cli", "dev", "docs", "plot", "train"}
     assert "losskit = losskit.cli:main" in entry_points
 
 

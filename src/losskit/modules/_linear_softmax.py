@@ -29,7 +29,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
             [0., 0.],
             [0., 0.]])
     >>> criterion(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))
-    tensor(1.0986, grad_fn=<TotalBackward>)
+    tensor(1.0986, grad_fn=<OfSeveralBackward>)
     """
 
     def __init__(
