@@ -120,7 +120,7 @@ class LayerOutput(torch.autograd.Function):
         ctx.stored = stored
         # The same storage under another tensor: a view would count as a part of `stored`, which is a leaf.
         # set_ is annotated for storages alone, and takes a tensor too.
-        return torch.empty(0, dtype=stored.dtype).set_(stored)  # type: ignore[call-overload, no-any-return]
+        return torch.empty(0, dtype=stored.dtype).set_(stored)  # type: ignore[call-overload, no-any-return]  # as said
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -139,8 +139,7 @@ def make_overwriting_peer(problem: Problem, name: str, function: Loss, options: 
     anchor = torch.zeros((), requires_grad=True)
 
     def forward() -> Tensor:
-        # Function.apply has no annotations.
-        output = LayerOutput.apply(anchor, stored)  # type: ignore[no-untyped-call]
+        output = LayerOutput.apply(anchor, stored)  # type: ignore[no-untyped-call]  # apply has no annotations
         return function(output, *problem.constants, **options)
 
     def restore() -> None:
@@ -148,8 +147,7 @@ def make_overwriting_peer(problem: Problem, name: str, function: Loss, options: 
         stored.grad = None
         stored.copy_(original)
 
-    # Function.apply has no annotations.
-    output = LayerOutput.apply(anchor, stored)  # type: ignore[no-untyped-call]
+    output = LayerOutput.apply(anchor, stored)  # type: ignore[no-untyped-call]  # apply has no annotations
     return Peer(
         name=name,
         step=training_step(forward, (stored,), problem.grad_outputs[0]),

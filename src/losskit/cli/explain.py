@@ -1,6 +1,7 @@
 """`losskit explain`: how a loss comes about, number by number."""
 
 import argparse
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -162,8 +163,4 @@ def _show(explanation: Explanation, form: str | None, out: str | None) -> None:
 
 
 def _has_rich() -> bool:
-    try:
-        import rich  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return importlib.util.find_spec("rich") is not None

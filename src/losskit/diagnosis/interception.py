@@ -54,8 +54,8 @@ def _wrapper(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
             _local.inside = False
 
     # torch.jit.script and torch.compile take what stands here instead of the wrapper.
-    loss.__script_if_tracing_wrapper = True  # type: ignore[attr-defined]
-    loss.__original_fn = original  # type: ignore[attr-defined]
+    loss.__script_if_tracing_wrapper = True  # type: ignore[attr-defined]  # torch's mark
+    loss.__original_fn = original  # type: ignore[attr-defined]  # and the other
     return loss
 
 

@@ -184,7 +184,7 @@ def _hold(kind: type) -> None:
     _classes[kind] = _classes.get(kind, 0) + 1
     if _classes[kind] == 1:
         _own_calls[kind] = vars(kind).get("__call__")
-        setattr(kind, "__call__", _calls_of(kind, _own_calls[kind]))  # noqa: B010
+        setattr(kind, "__call__", _calls_of(kind, _own_calls[kind]))  # noqa: B010  # mypy knows no assignment to a method
 
 
 def _release(kind: type) -> None:
@@ -198,7 +198,7 @@ def _release(kind: type) -> None:
         if own is None:
             delattr(kind, "__call__")
         else:
-            setattr(kind, "__call__", own)  # noqa: B010
+            setattr(kind, "__call__", own)  # noqa: B010  # mypy knows no assignment to a method
 
 
 def _calls_of(kind: type, own: Any) -> Callable[..., Any]:
@@ -207,10 +207,10 @@ def _calls_of(kind: type, own: Any) -> Callable[..., Any]:
 
     # torch.compile calls it while it traces, and leaves it out of the graph; the mark of
     # torch.compiler.assume_constant_result, which would load the compiler.
-    note_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    note_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]  # a mark of torch's own
 
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        compute = super(kind, self).__call__ if own is None else own.__get__(self)  # type: ignore[arg-type]
+        compute = super(kind, self).__call__ if own is None else own.__get__(self)  # type: ignore[arg-type]  # self is a `kind`
         if torch.compiler.is_compiling():
             note_compiled()
             return compute(*args, **kwargs)
@@ -220,5 +220,5 @@ def _calls_of(kind: type, own: Any) -> Callable[..., Any]:
             return compute(*args, **kwargs)
         return watched.call(self, compute, args, kwargs)
 
-    call._of_losskit = True  # type: ignore[attr-defined]
+    call._of_losskit = True  # type: ignore[attr-defined]  # a mark of ours
     return call

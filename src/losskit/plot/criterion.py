@@ -69,7 +69,7 @@ def _of_module(module: nn.Module) -> Loss:
 
     def call(*arguments: Any, reduction: str, **kwargs: Any) -> Tensor:
         reduced = copy.copy(module)
-        reduced.reduction = reduction  # type: ignore[assignment]
+        reduced.reduction = reduction  # type: ignore[assignment]  # a text in every loss module
         result: Tensor = reduced(*arguments, **kwargs)
         return result
 

@@ -51,7 +51,7 @@ def _draw(axes: "list[Axes]") -> None:
 def _weight(way: object, logits: Tensor, target: Tensor) -> Tensor:
     """How much the loss of each token counts: its gradient in the whole over its gradient by itself."""
     leaf = logits.clone().requires_grad_()
-    (whole,) = torch.autograd.grad(way(leaf), leaf)  # type: ignore[operator]
+    (whole,) = torch.autograd.grad(way(leaf), leaf)  # type: ignore[operator]  # a function of the logits
     (alone,) = torch.autograd.grad(F.cross_entropy(leaf, target, reduction="sum"), leaf)
     return (whole * alone).sum(1) / (alone * alone).sum(1)
 
