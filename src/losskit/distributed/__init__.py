@@ -1,0 +1,6 @@
+"""Exact losses on `torch.distributed`: the divisor of all ranks and micro-batches, and a vocabulary in shards."""
+
+from losskit.distributed.count import PendingCount, global_count
+from losskit.distributed.mean import GlobalMean
+
+__all__ = ["GlobalMean", "PendingCount", "global_count"]
