@@ -63,7 +63,7 @@ def vocab_parallel_cross_entropy(
 
     **Gradient**: by input, and by class probabilities. Exact for a loss that every rank computes and differentiates.
 
-    **Edge cases**: those of `cross_entropy`. Where the all-gather would bring a rank more than 64 MiB there are two
+    **Edge cases**: those of `cross_entropy`. Where the all-gather would bring a rank more than 4 MiB there are two
     all-reduces in its place. On a GPU nothing waits for the target's values: a class index that belongs to no shard
     costs inf.
 
