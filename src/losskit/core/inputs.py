@@ -503,7 +503,8 @@ def score_options(
             )
         check_number(function, name, value)
         number = float(value)  # type: ignore[arg-type]  # check_number has seen that it is a number
-        if not math.isfinite(number):
+        # torch.compile traces a comparison, and not math.isfinite.
+        if not -math.inf < number < math.inf:
             raise LosskitValueError(f"{function}: {name} must be finite, got {number:g}.")
         if name == "z_loss" and number < 0:
             raise LosskitValueError(f"{function}: z_loss must be 0 or more, got {number:g}.")
