@@ -3,12 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from typing import Any
 from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from losskit import functional
 from losskit.causal_lm.layer import Layer
@@ -17,27 +16,33 @@ from losskit.core.precision import autocast_enabled
 
 @dataclass(frozen=True)
 class Formula:
-    """What the logits are of z = x·Wᵀ + b: scale·z, or cap·tanh(scale·z)."""
+    """What the logits are of z = x·Wᵀ + b: factor·z/divisor, or cap·tanh(factor·z/divisor)."""
 
-    # Fractions, so that what is divided by a cap and multiplied by it again is what it was.
-    scale: Fraction = Fraction(1)
-    cap: Fraction | None = None
+    # Apart, so that what is divided by a cap and multiplied by it again is what it was, to the last bit.
+    factor: float = 1.0
+    divisor: float = 1.0
+    cap: float | None = None
     # To which they were cast.
     dtype: torch.dtype | None = None
 
-    def times(self, factor: Fraction) -> "Formula":
+    def times(self, number: float) -> "Formula":
         if self.cap is None:
-            return replace(self, scale=self.scale * factor)
-        return replace(self, cap=self.cap * factor)
+            return replace(self, factor=self.factor * number)
+        return replace(self, cap=self.cap * number)
+
+    def over(self, number: float) -> "Formula":
+        if self.cap is None:
+            return replace(self, divisor=self.divisor * number)
+        return replace(self, cap=self.cap / number)
 
     def options(self) -> dict[str, Any]:
         """The same as keywords of linear_cross_entropy, which has softcap·tanh(logit_scale·z / softcap)."""
         given: dict[str, Any] = {}
-        scale = self.scale if self.cap is None else self.scale * self.cap
+        scale = self.factor * (1.0 if self.cap is None else self.cap) / self.divisor
         if scale != 1:
-            given["logit_scale"] = float(scale)
+            given["logit_scale"] = scale
         if self.cap is not None:
-            given["softcap"] = float(self.cap)
+            given["softcap"] = self.cap
         if self.dtype is not None:
             given["out_dtype"] = self.dtype
         return given
@@ -185,12 +190,12 @@ class DeferredLogits:
         divisor = _positive_number(args, kwargs)
         if divisor is None:
             return None
-        return self._derived(self._hidden, self._formula.times(1 / divisor), operation, args)
+        return self._derived(self._hidden, self._formula.over(divisor), operation, args)
 
     def _tanh(self, operation: Callable[..., Tensor], args: Any, kwargs: Any) -> "DeferredLogits | None":
         if args or kwargs or self._formula.cap is not None:
             return None
-        return self._derived(self._hidden, replace(self._formula, cap=Fraction(1)), operation)
+        return self._derived(self._hidden, replace(self._formula, cap=1.0), operation)
 
     def _cast(self, operation: Callable[..., Tensor], args: Any, kwargs: Any) -> "DeferredLogits | None":
         result = operation(torch.empty(0, dtype=self.dtype, device=self.device), *args, **kwargs)
@@ -204,7 +209,7 @@ class DeferredLogits:
         given = {name: value for name, value in kwargs.items() if value is not None}
         if len(args) > 1 or self.ndim != 2 or not isinstance(target, Tensor) or target.is_floating_point():
             return None
-        if given.keys() - {"ignore_index", "reduction", "label_smoothing"}:
+        if given.pop("inplace_backward", False) or given.keys() - _SHARED_OPTIONS:
             return None
         layer = self._origin.layer
         return functional.linear_cross_entropy(
@@ -217,6 +222,12 @@ class DeferredLogits:
             **given,
         )
 
+
+# That cross_entropy and linear_cross_entropy both have; torch's has the first three.
+_SHARED_OPTIONS = {
+    *("ignore_index", "reduction", "label_smoothing"),
+    *("sample_weight", "mask", "normalizer", "on_empty", "backend"),
+}
 
 _RULES: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("view", "reshape", "flatten", "squeeze", "unsqueeze"), DeferredLogits._reshape),
@@ -280,7 +291,7 @@ def _leaves_last_dimension(index: Any, ndim: int) -> bool:
     return isinstance(last, slice) and last == slice(None)
 
 
-def _positive_number(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Fraction | None:
+def _positive_number(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
     if kwargs or len(args) != 1 or not isinstance(args[0], (int, float)) or isinstance(args[0], bool):
         return None
-    return Fraction(args[0]) if math.isfinite(args[0]) and args[0] > 0 else None
+    return float(args[0]) if math.isfinite(args[0]) and args[0] > 0 else None

@@ -1,12 +1,11 @@
 """The forward of a head: deferred logits while a patched model asks for them, its own otherwise."""
 
+import threading
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from losskit.causal_lm.deferred import DeferredLogits, Formula, Origin
 from losskit.causal_lm.layer import Layer, obstacle
@@ -22,18 +21,23 @@ class Running:
     report: Callable[[str], None]
 
 
-# Each thread has its own.
-running: ContextVar[Running | None] = ContextVar("losskit.causal_lm.running", default=None)
+class _State(threading.local):
+    """Each thread has its own; torch.compile, which knows no context variables, follows it."""
+
+    call: Running | None = None
+
+
+state = _State()
 
 
 class HeadForward:
-    """In the place of `head.forward`. It is an object, not a function, so that it is copied and pickled with the head."""
+    """In the place of `head.forward`; an object, so that it is copied and pickled with the head."""
 
     def __init__(self, head: nn.Module) -> None:
         self.head = head
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        call = None if is_compiling() else running.get()
+        call = state.call
         if call is None or call.head is not self.head or len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
             return self._compute(*args, **kwargs)
         reason = obstacle(self.head)

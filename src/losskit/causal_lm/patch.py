@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from losskit.causal_lm.deferred import DeferredLogits
-from losskit.causal_lm.head import Running, install, remove, running
+from losskit.causal_lm.head import Running, install, remove, state
 from losskit.core import inputs
 from losskit.errors import LosskitRuntimeError, LosskitTypeError
 
@@ -121,12 +121,13 @@ class Unpatched:
 
 
 class ModelForward:
-    """In the place of `model.forward`. It is an object, not a function, so that it is copied and pickled with the model."""
+    """In the place of `model.forward`; an object, so that it is copied and pickled with the model."""
 
     workspace: int | str
     eval_logits: bool
 
-    def __init__(self, model: nn.Module) -> None:
+    # Models have methods that nn.Module has not.
+    def __init__(self, model: Any) -> None:
         self._model = model
         # What had taken the place of the class's forward before, as accelerate does it.
         self._replaced = vars(model).get("forward")
@@ -139,22 +140,22 @@ class ModelForward:
             args = args[1:]
         labels = kwargs.get("labels") if self._place is None or self._place >= len(args) else args[self._place]
         # Within a patched model around this one, such as a PeftModel, that one's call decides.
-        if labels is None or running.get() is not None:
+        if labels is None or state.call is not None:
             return self._original(*args, **kwargs)
         if return_logits is None:
             return_logits = self.eval_logits and not self._model.training
         head = None if return_logits else self._head()
-        call = running.set(Running(head, self.workspace, self._report))
+        state.call = Running(head, self.workspace, self._report)
         try:
             output = self._original(*args, **kwargs)
         finally:
-            running.reset(call)
+            state.call = None
         return output if return_logits else _without_logits(output)
 
     @property
     def __signature__(self) -> inspect.Signature:
         """That of the model, which transformers reads, and return_logits."""
-        signature = inspect.signature(self._original)
+        signature = inspect.signature(self._replaced or MethodType(type(self._model).forward, self._model))
         extra = inspect.Parameter("return_logits", inspect.Parameter.KEYWORD_ONLY, default=None)
         parameters = list(signature.parameters.values())
         end = len(parameters) - (parameters[-1].kind is inspect.Parameter.VAR_KEYWORD)
@@ -167,9 +168,10 @@ class ModelForward:
         else:
             vars(self._model)["forward"] = self._replaced
 
-    @property
-    def _original(self) -> Any:
-        return self._replaced or MethodType(type(self._model).forward, self._model)
+    def _original(self, *args: Any, **kwargs: Any) -> Any:
+        if self._replaced is not None:
+            return self._replaced(*args, **kwargs)
+        return type(self._model).forward(self._model, *args, **kwargs)
 
     def _head(self) -> nn.Module | None:
         """The head as it is now: resizing the vocabulary and LoRA replace it."""
@@ -214,11 +216,12 @@ def _takes_labels(model: nn.Module) -> bool:
 
 
 def _without_logits(output: Any) -> Any:
-    """What a forward returned, with None in the place of deferred logits."""
+    """What a forward returned, with None in the place of its logits."""
     if isinstance(output, DeferredLogits):
         return None
     if isinstance(output, dict):
-        changed = {name: _without_logits(value) for name, value in output.items()}
+        # Those that were computed after all too, so that what a call returns depends on the call alone.
+        changed = {name: None if name == "logits" else _without_logits(value) for name, value in output.items()}
         # The outputs of transformers are dictionaries and dataclasses, and made of keywords.
         return output if all(changed[name] is output[name] for name in output) else type(output)(**changed)
     if type(output) is tuple:
