@@ -209,7 +209,9 @@ class DeferredLogits:
         given = {name: value for name, value in kwargs.items() if value is not None}
         if len(args) > 1 or self.ndim != 2 or not isinstance(target, Tensor) or target.is_floating_point():
             return None
-        if given.pop("inplace_backward", False) or given.keys() - _SHARED_OPTIONS:
+        if given.pop("inplace_backward", False) or given.pop("logit_scale", 1.0) != 1.0:
+            return None
+        if given.keys() - _SHARED_OPTIONS:
             return None
         layer = self._origin.layer
         return functional.linear_cross_entropy(
@@ -226,7 +228,7 @@ class DeferredLogits:
 # That cross_entropy and linear_cross_entropy both have; torch's has the first three.
 _SHARED_OPTIONS = {
     *("ignore_index", "reduction", "label_smoothing"),
-    *("sample_weight", "mask", "normalizer", "on_empty", "backend"),
+    *("sample_weight", "mask", "normalizer", "on_empty", "backend", "z_loss", "return_stats"),
 }
 
 _RULES: dict[str, Callable[..., Any]] = {
