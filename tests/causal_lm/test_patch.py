@@ -247,8 +247,8 @@ def test_a_forward_that_accelerate_has_wrapped() -> None:
     with pytest.raises(RuntimeError) as caught:
         losskit.unpatch_causal_lm(model)
     assert str(caught.value) == (
-        "unpatch_causal_lm: the forward of model, a LlamaForCausalLM, must be that of patch_causal_lm, got a "
-        "ConvertOutputsToFp32 around it: undo that first."
+        "unpatch_causal_lm: the forward of model must be the one that patch_causal_lm gave this LlamaForCausalLM, got "
+        "another around it: undo that first."
     )
     unwrapped = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     torch.testing.assert_close(unwrapped(tokens, labels=labels).loss, llama()(tokens, labels=labels).loss)

@@ -106,8 +106,8 @@ class Unpatched:
         found = vars(model).get("forward")
         if found is not None and isinstance(inspect.unwrap(found, stop=_is_ours), ModelForward):
             raise LosskitRuntimeError(
-                f"unpatch_causal_lm: the forward of model, a {type(model).__name__}, must be that of patch_causal_lm, "
-                f"got a {type(found).__name__} around it: undo that first."
+                "unpatch_causal_lm: the forward of model must be the one that patch_causal_lm gave this "
+                f"{type(model).__name__}, got another around it: undo that first."
             )
 
     def __enter__(self) -> None:
