@@ -160,5 +160,5 @@ def test_the_logits_never_exist_as_a_whole() -> None:
     """
     patched, unpatched = map(int, output_of(code).split())
     logits = 4 * 4 * 256 * 16384
-    assert unpatched > 1.5 * logits
+    assert unpatched > logits
     assert patched < logits / 4

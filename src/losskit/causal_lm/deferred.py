@@ -8,9 +8,9 @@ from weakref import ref
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from losskit import functional
-from losskit.causal_lm.layer import Layer
 from losskit.core.precision import autocast_enabled
 
 
@@ -48,11 +48,15 @@ class Formula:
         return given
 
 
+_AS_THEY_ARE = Formula()
+
+
 @dataclass
 class Origin:
-    """The call of a head that some deferred logits come from."""
+    """The call of a head that some deferred logits come from: x·Wᵀ + b."""
 
-    layer: Layer
+    weight: Tensor
+    bias: Tensor | None
     workspace: int | str
     # Is told what the logits had to be computed for.
     report: Callable[[str], None]
@@ -68,13 +72,19 @@ class DeferredLogits:
     been through, and from then on it stands for that tensor.
     """
 
-    def __init__(self, hidden: Tensor, formula: Formula, origin: Origin, compute: Callable[[], Tensor]) -> None:
+    def __init__(
+        self,
+        hidden: Tensor,
+        origin: Origin,
+        formula: Formula | None = None,
+        compute: Callable[[], Tensor] | None = None,
+    ) -> None:
         # (…, K)
         self._hidden = hidden
-        self._formula = formula
         self._origin = origin
+        self._formula = formula or Formula()
         # One of the two is there.
-        self._compute: Callable[[], Tensor] | None = compute
+        self._compute: Callable[[], Tensor] | None = compute or (lambda: linear(hidden, origin.weight, origin.bias))
         self._computed: Tensor | None = None
         origin.members.append(ref(self))
 
@@ -82,7 +92,7 @@ class DeferredLogits:
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size([*self._hidden.shape[:-1], self._origin.layer.classes])
+        return torch.Size([*self._hidden.shape[:-1], len(self._origin.weight)])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -142,7 +152,7 @@ class DeferredLogits:
         kwargs: dict[str, Any] | None = None,
     ) -> "DeferredLogits":
         return DeferredLogits(
-            hidden, formula, self._origin, lambda: operation(self._value(), *args, **({} if kwargs is None else kwargs))
+            hidden, self._origin, formula, lambda: operation(self._value(), *args, **({} if kwargs is None else kwargs))
         )
 
     @classmethod
@@ -204,22 +214,23 @@ class DeferredLogits:
         formula = self._formula if result.dtype == self.dtype else replace(self._formula, dtype=result.dtype)
         return self._derived(self._hidden, formula, operation, args, kwargs)
 
-    def _cross_entropy(self, operation: Callable[..., Tensor], args: Any, kwargs: Any) -> Tensor | None:
+    def _cross_entropy(self, operation: Callable[..., Tensor], args: Any, kwargs: Any) -> Any:
         target = args[0]
         given = {name: value for name, value in kwargs.items() if value is not None}
         if len(args) > 1 or self.ndim != 2 or not isinstance(target, Tensor) or target.is_floating_point():
             return None
-        if given.pop("inplace_backward", False) or given.pop("logit_scale", 1.0) != 1.0:
+        scale = given.pop("logit_scale", 1.0)
+        if given.pop("inplace_backward", False) or isinstance(scale, Tensor) or scale != 1:
             return None
         if given.keys() - _SHARED_OPTIONS:
             return None
-        layer = self._origin.layer
+        origin = self._origin
         return functional.linear_cross_entropy(
             self._hidden,
-            layer.weight,
+            origin.weight,
             target,
-            linear_bias=layer.bias,
-            workspace=self._origin.workspace,
+            linear_bias=origin.bias,
+            workspace=origin.workspace,
             **self._formula.options(),
             **given,
         )

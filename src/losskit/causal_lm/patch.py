@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from losskit.causal_lm.deferred import DeferredLogits
-from losskit.causal_lm.head import Running, install, remove, state
+from losskit.causal_lm.head import Running, heads_of, install, remove, state
 from losskit.core import inputs
 from losskit.errors import LosskitRuntimeError, LosskitTypeError
 
@@ -65,7 +65,6 @@ def patch_causal_lm(model: Model, *, workspace: int | str = "256MiB", eval_logit
         forward = vars(model)["forward"] = ModelForward(model)
     forward.workspace = workspace
     forward.eval_logits = eval_logits
-    install(head)
     return model
 
 
@@ -144,8 +143,7 @@ class ModelForward:
             return self._original(*args, **kwargs)
         if return_logits is None:
             return_logits = self.eval_logits and not self._model.training
-        head = None if return_logits else self._head()
-        state.call = Running(head, self.workspace, self._report)
+        state.call = Running(() if return_logits else self._heads(), self.workspace, self._report)
         try:
             output = self._original(*args, **kwargs)
         finally:
@@ -162,7 +160,8 @@ class ModelForward:
         return signature.replace(parameters=[*parameters[:end], extra, *parameters[end:]])
 
     def remove(self) -> None:
-        remove(self._model.get_output_embeddings())
+        for head in heads_of(self._model):
+            remove(head)
         if self._replaced is None:
             del vars(self._model)["forward"]
         else:
@@ -173,13 +172,12 @@ class ModelForward:
             return self._replaced(*args, **kwargs)
         return type(self._model).forward(self._model, *args, **kwargs)
 
-    def _head(self) -> nn.Module | None:
-        """The head as it is now: resizing the vocabulary and LoRA replace it."""
-        head: nn.Module = self._model.get_output_embeddings()
-        if not install(head):
-            self._report("something else has replaced the forward of its head")
-            return None
-        return head
+    def _heads(self) -> tuple[nn.Module, ...]:
+        heads = heads_of(self._model)
+        if all(install(head) for head in heads):
+            return heads
+        self._report("something else has replaced the forward of its head")
+        return ()
 
     def _report(self, reason: str) -> None:
         if not self._told:

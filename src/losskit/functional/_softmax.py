@@ -149,6 +149,10 @@ def cross_entropy(  # type: ignore[misc]  # the short overloads name what they a
             normalizer=normalizer,
             on_empty=on_empty,
             out_dtype=out_dtype,
+            z_loss=z_loss,
+            softcap=softcap,
+            logit_scale=logit_scale,
+            return_stats=return_stats,
             inplace_backward=inplace_backward,
             backend=backend,
         )
