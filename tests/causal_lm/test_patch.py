@@ -320,6 +320,24 @@ def test_a_loss_that_does_something_else_with_the_logits() -> None:
     assert_right_with_a_warning(model, eager, "its forward calls log_softmax on them")
 
 
+def test_a_loss_with_a_term_from_the_logits() -> None:
+    def with_z_loss(logits: Any, labels: Any, vocab_size: int, **_: Any) -> Any:
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return loss + 0.1 * logits.logsumexp(-1).square().mean()
+
+    eager = llama()
+    eager.loss_function = with_z_loss
+    model = losskit.patch_causal_lm(copy.deepcopy(eager))
+    tokens, labels = tokens_and_labels()
+    loss, said = loss_and_warnings(model)
+    expected = eager(tokens, labels=labels).loss
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(model.lm_head.weight.grad, eager.lm_head.weight.grad)
+    assert len(said) == 1
+    assert "its forward calls logsumexp on them" in said[0]
+
+
 def test_a_head_with_a_hook() -> None:
     eager = llama()
     eager.lm_head.register_forward_hook(_twice)

@@ -80,6 +80,7 @@ def unpatch_causal_lm(model: nn.Module) -> "Unpatched":
 
     **Example**:
 
+    >>> import torch
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> model = patch_causal_lm(LlamaForCausalLM(LlamaConfig(
     ...     vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)))
