@@ -11,6 +11,7 @@ from assertions import assert_as_exact
 from torch import Tensor, nn
 from torch.nn import functional
 
+import losskit
 from causal_lm.models import CLASSES
 from losskit.causal_lm.deferred import DeferredLogits, Formula, Origin
 
@@ -222,3 +223,21 @@ def test_a_shape_that_does_not_fit_is_torchs_error() -> None:
         Setting().deferred.view(5, CLASSES)
     with pytest.raises(AttributeError, match="has no attribute 'no_such_thing'"):
         Setting().deferred.no_such_thing  # noqa: B018  # the access is the test
+
+
+@pytest.mark.parametrize("needed", [False, True])
+def test_the_cross_entropy_of_losskit_with_its_keywords(needed: bool) -> None:
+    setting = Setting()
+    labels = setting.labels.flatten()
+    mask = labels % 2 == 0
+    # The logits of the deferred ones may have a scale of their own.
+    options: dict[str, Any] = {"logit_scale": 2.0} if needed else {"normalizer": 5.0, "mask": mask, "z_loss": 0.1}
+    found, stats = losskit.functional.cross_entropy(
+        (setting.deferred / 2.0).flatten(0, 1), labels, return_stats=True, **options
+    )
+    expected, theirs = losskit.functional.cross_entropy(
+        (setting.logits / 2.0).flatten(0, 1), labels, return_stats=True, **options
+    )
+    assert_as_exact(found, expected)
+    assert_as_exact(stats.entropy, theirs.entropy)
+    assert len(setting.said) == needed

@@ -48,9 +48,6 @@ class Formula:
         return given
 
 
-_AS_THEY_ARE = Formula()
-
-
 @dataclass
 class Origin:
     """The call of a head that some deferred logits come from: x·Wᵀ + b."""
