@@ -14,6 +14,8 @@ import losskit
 from losskit import functional
 
 Function = Callable[..., Tensor]
+# Those of pairs of vectors.
+CONTRASTIVE = ("clip_loss", "info_nce", "siglip_loss")
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -155,12 +157,28 @@ class Case:
 
         Of one class, or of vectors of one number, the gradient is 0, left over from terms of the size of grad_output.
         """
+        if self.name in CONTRASTIVE:
+            return self._pair_floor(call, grad_output)
         one = self.classes and call.input.shape[:2][-1] == 1
         single = self.name in ("cosine_embedding_loss", "triplet_margin_loss") and call.input.shape[-1] == 1
         if not (one or single) or not grad_output.numel():
             return 0.0
         size = float(call.input.detach().abs().min()) if self.name == "cosine_embedding_loss" else 1.0
         return float(grad_output.abs().max()) / size
+
+    def _pair_floor(self, call: Call, grad_output: Tensor) -> float:
+        """What a probability of 1 leaves of 1 − p, times what the similarities are multiplied by."""
+        tensors = [
+            tensor.detach().double() for tensor in (*call.tensors, call.kwargs.get("negatives")) if tensor is not None
+        ]
+        if not all(tensor.numel() for tensor in (*tensors, grad_output)):
+            return 0.0
+        scale = float(call.kwargs.get("logit_scale", 1 / call.kwargs.get("temperature", 0.07)))
+        if call.kwargs.get("normalize", True):
+            size = 1 / min(float(tensor.norm(dim=-1).min()) for tensor in tensors)
+        else:
+            size = max(float(tensor.abs().max()) for tensor in tensors)
+        return scale * size * float(grad_output.abs().max())
 
     def terms(self, call: Call) -> float:
         """The size of what a loss is the difference of, where its digits are those of larger numbers."""

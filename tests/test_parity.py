@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from assertions import assert_as_exact, assert_gradient_as_exact
-from cases import TORCH_CASES, BY_NAME, KERNEL_DTYPES, Call, Case, dtype_name
+from cases import BY_NAME, KERNEL_DTYPES, TORCH_CASES, Call, Case, dtype_name
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db

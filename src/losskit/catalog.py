@@ -37,9 +37,14 @@ class LossInfo:
     try_next: tuple[str, ...]
     # Older names of the class that PyTorch still has.
     deprecated_modules: tuple[str, ...] = ()
-    # Whether PyTorch has the loss too, or will have where its version is too old.
-    in_torch: bool = True
 
+    @property
+    def in_torch(self) -> bool:
+        """Whether PyTorch has the loss too, or has it in a later version."""
+        return self.name not in _NOT_IN_TORCH
+
+
+_NOT_IN_TORCH = ("clip_loss", "info_nce", "siglip_loss")
 
 LOSSES: tuple[LossInfo, ...] = (
     LossInfo(
@@ -96,7 +101,6 @@ LOSSES: tuple[LossInfo, ...] = (
         target_dtype="floating point, that of the image features",
         outliers="bounded: a pair costs at most 2·s + log N",
         try_next=("siglip_loss",),
-        in_torch=False,
     ),
     LossInfo(
         name="cosine_embedding_loss",
@@ -225,7 +229,6 @@ LOSSES: tuple[LossInfo, ...] = (
         target_dtype="floating point, that of the queries",
         outliers="bounded: a query costs at most 2/τ + log N",
         try_next=("clip_loss", "triplet_margin_loss"),
-        in_torch=False,
     ),
     LossInfo(
         name="kl_div",
@@ -426,7 +429,6 @@ LOSSES: tuple[LossInfo, ...] = (
         target_dtype="floating point, that of the image features",
         outliers="linear in the similarity of a wrong pair",
         try_next=("clip_loss",),
-        in_torch=False,
     ),
     LossInfo(
         name="smooth_l1_loss",

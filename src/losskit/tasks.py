@@ -174,7 +174,7 @@ TASKS: tuple[Task, ...] = (
     ),
     Task(
         name="image and text pairs",
-        also="clip, siglip, vision language, text image, zero shot, multimodal, multi modal",
+        also="clip, siglip, vision language, text image, zero shot",
         losses=(
             ("clip_loss", "each image finds its text among those of the batch, and each text its image"),
             ("siglip_loss", "each pair is a yes or no of its own, which also serves small batches"),

@@ -1,7 +1,7 @@
 """Losses of pairs of vectors against the other pairs: from checked arguments to the result.
 
-A. `Pairs` are the rows of which losses are wanted, `Columns` what they are compared with: the same batch, or the batches
-   of all ranks. What does not count is left out of both, as if it had not been there.
+A. The rows are the pairs whose losses are wanted, the columns what they are compared with: the same batch, or those of
+   all ranks. What does not count is left out of both, as if it had not been there.
 B. A row of similarities and its loss are a linear layer without bias and its cross entropy, the columns being the
    layer: the chunks of `linear_softmax` compute them where they can.
 C. Elsewhere the definition runs, in blocks of rows where the values can be read and as a whole where they cannot.
@@ -237,14 +237,19 @@ def _in_chunks(
 ) -> Tensor:
     """The losses of the rows, or their sum where they are summed."""
     weight = _row_weight(reduction, ready)
-    linear = _as_linear(call, weight, "sum") if _sums(reduction) else _as_linear(call, None)
+    linear = _as_linear(call, weight, "sum") if _sums(reduction, ready) else _as_linear(call, None)
     return linear_softmax.in_chunks(linear, scale * rows, columns, None, ready.target)
 
 
-def _sums(reduction: Reduction) -> bool:
+def _sums(reduction: Reduction, ready: _Ready) -> bool:
     """Whether the losses are added up as they come, so that their gradients are known at once."""
     weight = reduction.sample_weight
-    return reduction.name != "none" and (weight is None or not (torch.is_grad_enabled() and weight.requires_grad))
+    # Of nothing they would be 0, and NaN by the division.
+    return (
+        reduction.name != "none"
+        and len(ready.target) > 0
+        and (weight is None or not (torch.is_grad_enabled() and weight.requires_grad))
+    )
 
 
 def _row_weight(reduction: Reduction, ready: _Ready) -> Tensor | None:
@@ -276,7 +281,7 @@ def _by_definition(
     number = max(1, -(-count // most))
     blocks = Blocks(definition, of_rows, max(1, -(-count // number)))
     note("reference", f"{asked}; {number} block{'s' if number > 1 else ''} of {blocks.size} rows")
-    if _sums(reduction):
+    if _sums(reduction, ready):
         values = blocks.total(_row_weight(reduction, ready), *tensors)
     else:
         values = blocks.each(*tensors)
@@ -297,7 +302,7 @@ def _finished(
     """
     if columns is not None and reduction.name == "mean" and reduction.normalizer is None:
         reduction = _over_all(reduction, columns.divisor)
-    if not masked and _sums(reduction):
+    if not masked and _sums(reduction, ready):
         divisor = reduction.divisor(None)
         if not isinstance(divisor, Tensor):
             # 0 / 0 is NaN, where Python would raise.

@@ -1,8 +1,9 @@
 """The losses as modules.
 
 Each is a subclass of the class of the same name in `torch.nn`, where there is one: the same arguments, `repr`,
-`state_dict` and `isinstance`. It adds the keywords `on_empty`, `out_dtype` and `backend`; `sample_weight`, `mask` and `normalizer`
-belong to a batch and go to the call. What each loss computes is told at its function in `losskit.functional`.
+`state_dict` and `isinstance`. It adds the keywords `on_empty`, `out_dtype` and `backend`; `sample_weight`, `mask` and
+`normalizer` belong to a batch and go to the call. What each loss computes is told at its function in
+`losskit.functional`.
 """
 
 from losskit.modules._contrastive import CLIPLoss, InfoNCELoss, SigLIPLoss

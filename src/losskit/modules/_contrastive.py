@@ -37,7 +37,7 @@ class _OfPairs(Options):
 
 
 class InfoNCELoss(_OfPairs):
-    """Each query against all keys, or against its key and the negatives: `losskit.functional.info_nce` with its options.
+    """Each query against all keys, or its key and the negatives: `losskit.functional.info_nce` with its options.
 
     A `temperature` that is an `nn.Parameter` is learned with the model.
 

@@ -14,12 +14,12 @@ class _Vectors:
     """The vectors of an argument, divided by their lengths where the call does, and the way of a gradient back."""
 
     def __init__(self, sheet: Worksheet, given: Tensor) -> None:
-        self.length = torch.linalg.vector_norm(given, dim=-1, keepdim=True) if sheet["normalize"] else None
-        if self.length is None:
-            self.used = given
-        else:
-            zero = self.length == 0
-            self.length = self.length.masked_fill(zero, math.inf)
+        self.length: Tensor | None = None
+        self.used = given
+        if sheet["normalize"]:
+            length: Tensor = torch.linalg.vector_norm(given, dim=-1, keepdim=True)
+            zero = length == 0
+            self.length = length.masked_fill(zero, math.inf)
             # By the largest number first, whose squares neither overflow nor vanish.
             largest = given.abs().amax(-1, keepdim=True)
             scaled = given / torch.where(zero, 1.0, largest)

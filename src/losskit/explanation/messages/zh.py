@@ -384,7 +384,8 @@ MESSAGES = {
     "remark.found": "找到：{total} 个中有 {n} 个与自己的配对对象最相似。",
     "remark.chance": "不含任何信息的向量每个损失为 ln {partners} = {baseline}；当前值{compared}。",
     "remark.single_pair": "只有一个配对对象，无从区分：损失永远是 0。",
-    "remark.wrong_side": "判断错误：{n} 个自己的配对对象中有 {own} 个 p < 1/2，{m} 个其他对象中有 {others} 个 p > 1/2。",
+    "remark.wrong_side": "判断错误：{n} 个自己的配对对象中有 {own} 个 p < 1/2，"
+    "{m} 个其他对象中有 {others} 个 p > 1/2。",
     # Sequences.
     "remark.infeasible": "太短：{where} 有 {frames} 帧，却需要 {needed} 帧：标签 {labels} 个，"
     "相同相邻标签之间的空白 {repeats} 个。其概率为 0。",
