@@ -19,7 +19,7 @@ from losskit.core import inputs
 from losskit.core.dispatch import named_backend_error, note, obstacle
 from losskit.core.precision import autocast_enabled, narrow, widen
 from losskit.core.reduction import Options, Reduction, where
-from losskit.families import linear_softmax
+from losskit.families import linear_softmax, softmax
 from losskit.families.blocks import Blocks
 from losskit.losses import contrastive as definitions
 
@@ -93,7 +93,8 @@ def clip_loss(call: PairsCall, image: Tensor, text: Tensor, scale: Tensor, colum
 def info_nce(call: PairsCall, query: Tensor, key: Tensor, scale: Tensor, columns: Columns | None = None) -> Tensor:
     reduction = inputs.reduction_for(call.function, call.options, query.shape[:1], query)
     with _in_full_precision(query):
-        ready, scale = _ready(call, reduction, (query, key), columns, scale), _like(scale, query)
+        rows = (query, key) if columns is None else (query,)
+        ready, scale = _ready(call, reduction, rows, columns, scale), _like(scale, query)
         keys = ready.columns[-1]
         if _chunked(call, ready, ready.rows[0], keys):
             values = _in_chunks(call, reduction, ready, scale, ready.rows[0], keys)
@@ -136,7 +137,7 @@ def siglip_loss(
 ) -> Tensor:
     reduction = inputs.reduction_for(call.function, call.options, image.shape[:1], image)
     with _in_full_precision(image):
-        ready = _ready(call, reduction, (image, text), columns, scale)
+        ready = _ready(call, reduction, (image, text) if columns is None else (image,), columns, scale)
         texts = ready.columns[-1]
         return _by_definition(
             call,
@@ -238,7 +239,7 @@ def _in_chunks(
     """The losses of the rows, or their sum where they are summed."""
     weight = _row_weight(reduction, ready)
     linear = _as_linear(call, weight, "sum") if _sums(reduction, ready) else _as_linear(call, None)
-    return linear_softmax.in_chunks(linear, scale * rows, columns, None, ready.target)
+    return softmax.loss_of(linear_softmax.in_chunks(linear, scale * rows, columns, None, ready.target))
 
 
 def _sums(reduction: Reduction, ready: _Ready) -> bool:

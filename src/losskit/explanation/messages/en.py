@@ -119,7 +119,6 @@ MESSAGES = {
     "symbol.temperature": "temperature",
     "symbol.image": "a vector of image_features",
     "symbol.text": "a vector of text_features",
-    "symbol.logit_scale": "logit_scale",
     "symbol.logit_bias": "logit_bias",
     # The steps: a title, and what they do.
     "step.given": "What is given",

@@ -119,7 +119,6 @@ MESSAGES = {
     "symbol.temperature": "温度 temperature",
     "symbol.image": "image_features 的一个向量",
     "symbol.text": "text_features 的一个向量",
-    "symbol.logit_scale": "缩放系数 logit_scale",
     "symbol.logit_bias": "偏置 logit_bias",
     # The steps: a title, and what they do.
     "step.given": "已知数据",
