@@ -81,7 +81,7 @@ def test_a_module_with_a_layer(namespace: Any, bias: bool, out_features: tuple[i
     [
         (losskit.CLIPLoss(init_scale=3.0), "logit_scale"),
         (losskit.SigLIPLoss(init_scale=3.0, init_bias=-2.0), "logit_bias"),
-        (losskit.InfoNCELoss(nn.Parameter(torch.tensor(0.5)), normalize=False), "temperature"),
+        (losskit.InfoNCELoss(0.5, normalize=False, learn_temperature=True), "temperature"),
     ],
     ids=["clip", "siglip", "info_nce"],
 )
@@ -91,7 +91,8 @@ def test_a_module_of_pairs_with_what_it_learns(criterion: nn.Module, number: str
     torch.testing.assert_close(explanation.result, criterion(one, other).detach())
     held = getattr(criterion, number)
     (gradient,) = torch.autograd.grad(criterion(one, other), list(criterion.parameters())[-1])
-    factor = held.detach() if number == "logit_scale" else 1.0
+    # Of the other two the parameter is the logarithm.
+    factor = 1.0 if number == "logit_bias" else held.detach()
     torch.testing.assert_close(factor * explanation.gradients[number].values, gradient)
     assert all(parameter.grad is None for parameter in criterion.parameters())
 

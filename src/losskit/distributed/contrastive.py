@@ -224,7 +224,8 @@ def _largest_batch(function: str, rows: Tensor, ranks: Any) -> int:
         raise LosskitRuntimeError(
             f"{function}: the vectors of all ranks must have the same length and dtype, got {listed}."
         )
-    return max(count for count, _, _ in every)
+    largest: int = max(count for count, _, _ in every)
+    return largest
 
 
 class _Gather(Function):

@@ -207,11 +207,12 @@ def _chunked(call: PairsCall, ready: _Ready, rows: Tensor, columns: Tensor) -> b
         raise named_backend_error(call.function, backend, "there is no Triton kernel for this loss")
     if backend == "reference":
         return False
-    reason = (
-        "nothing of what does not count can be left out"
-        if ready.counts is not None
-        else linear_softmax.chunk_obstacle(_as_linear(call, None), rows, columns, None, ready.target)
-    )
+    if torch.compiler.is_compiling():
+        reason: str | None = "torch.compile is tracing"
+    elif ready.counts is not None:
+        reason = "what does not count cannot be left out"
+    else:
+        reason = linear_softmax.chunk_obstacle(_as_linear(call, None), rows, columns, None, ready.target)
     weight = call.options.sample_weight
     if reason is None and weight is not None and weight.dtype == torch.float64:
         reason = "a weight is float64"

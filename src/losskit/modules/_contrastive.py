@@ -39,7 +39,7 @@ class _OfPairs(Options):
 class InfoNCELoss(_OfPairs):
     """Each query against all keys, or its key and the negatives: `losskit.functional.info_nce` with its options.
 
-    A `temperature` that is an `nn.Parameter` is learned with the model.
+    With `learn_temperature` the parameter `log_temperature`, whose exponential is `temperature`, is learned.
 
     **Example**:
 
@@ -51,18 +51,26 @@ class InfoNCELoss(_OfPairs):
 
     def __init__(
         self,
-        temperature: float | Tensor = 0.07,
+        temperature: float = 0.07,
         normalize: bool = True,
         reduction: str = "mean",
         *,
+        learn_temperature: bool = False,
         on_empty: str = "nan",
         out_dtype: torch.dtype | None = None,
         workspace: int | str = "256MiB",
         backend: str = "auto",
     ) -> None:
         super().__init__(normalize, reduction, on_empty, out_dtype, workspace, backend)
-        inputs.check_one_number(type(self).__name__, "temperature", temperature, positive=True)
-        self.temperature = temperature
+        inputs.check_bool(type(self).__name__, "learn_temperature", learn_temperature)
+        logarithm = _logarithm(type(self).__name__, "temperature", temperature)
+        self.log_temperature = nn.Parameter(logarithm) if learn_temperature else None
+        self._temperature = float(temperature)
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """What the similarities are divided by."""
+        return self._temperature if self.log_temperature is None else self.log_temperature.exp()
 
     def forward(
         self,
@@ -91,7 +99,9 @@ class InfoNCELoss(_OfPairs):
         )
 
     def extra_repr(self) -> str:
-        return f"temperature={float(self.temperature):g}, normalize={self.normalize}, reduction={self.reduction}"
+        with torch.no_grad():
+            shown = f"temperature={float(self.temperature):g}, learn_temperature={self.log_temperature is not None}"
+        return f"{shown}, normalize={self.normalize}, reduction={self.reduction}"
 
 
 class CLIPLoss(_OfPairs):
