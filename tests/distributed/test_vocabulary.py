@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -21,6 +22,7 @@ from losskit import errors
 from losskit.core.scores import ClassStats
 from losskit.distributed import exchange, vocab_parallel_cross_entropy
 from losskit.functional import cross_entropy
+from losskit.kernels import cpu
 
 CLASSES = 23
 # Where the classes are cut: uneven, a rank without a class, all classes on one rank.
@@ -136,8 +138,8 @@ def whole(case: Case, dtype: torch.dtype, computed_in: torch.dtype) -> Outcome:
     return Outcome(loss.detach(), grads[0], grads[1] if case.probabilities else None, stats)
 
 
-def in_shards(case: Case, dtype: torch.dtype, cuts: tuple[int, ...]) -> Outcome:
-    """This rank's part of the call."""
+def in_shards(case: Case, dtype: torch.dtype, cuts: tuple[int, ...], watched: bool) -> Outcome:
+    """This rank's part of the call. To watch for collectives keeps the kernels out."""
     rank = distributed.get_rank()
     logits, target, options = case.tensors(dtype)
     axis = 1 if logits.ndim > 1 else 0
@@ -147,10 +149,11 @@ def in_shards(case: Case, dtype: torch.dtype, cuts: tuple[int, ...]) -> Outcome:
         target = target.narrow(axis, begin, size).clone().requires_grad_()
     if case.weight == "shard":
         options["weight"] = options["weight"].narrow(0, begin, size)
-    with Collectives() as forward:
+    forward, backward = Collectives(), Collectives()
+    with forward if watched else nullcontext():
         result = vocab_parallel_cross_entropy(logits, target, vocab_start=begin, **options)
     loss, stats = result if isinstance(result, tuple) else (result, None)
-    with Collectives() as backward:
+    with backward if watched else nullcontext():
         wanted = [logits, target] if case.probabilities else [logits]
         grads = torch.autograd.grad(loss, wanted, upstream(loss), retain_graph=True)
         again = torch.autograd.grad(loss, wanted, upstream(loss))
@@ -160,16 +163,16 @@ def in_shards(case: Case, dtype: torch.dtype, cuts: tuple[int, ...]) -> Outcome:
     )
 
 
-def every_case(names: list[str], dtype: torch.dtype) -> dict[Any, Outcome]:
+def every_case(names: list[str], dtype: torch.dtype, watched: bool = False) -> dict[Any, Outcome]:
     cases = CASES | STATS
     cuts = CUTS[distributed.get_world_size()]
-    return {(name, cut): in_shards(cases[name], dtype, cut) for name in names for cut in cuts}
+    return {(name, cut): in_shards(cases[name], dtype, cut, watched) for name in names for cut in cuts}
 
 
 def in_two_steps() -> dict[Any, Outcome]:
     """With a limit that every block of numbers exceeds."""
     with mock.patch.object(exchange, "GATHERED_BYTES", 0):
-        return every_case([*CASES, "stats", "stats of probabilities"], torch.float64)
+        return every_case([*CASES, "stats", "stats of probabilities"], torch.float64, watched=True)
 
 
 def refused() -> dict[str, str]:
@@ -257,7 +260,10 @@ def everything() -> dict[str, Any]:
     return {
         "float64": every_case([*CASES, *STATS], torch.float64),
         "float32": every_case([*CASES, *STATS], torch.float32),
-        "bfloat16": every_case(["plain", "weight of the shard", "probabilities, all", "offset"], torch.bfloat16),
+        "watched": every_case([*CASES, *STATS], torch.float32, watched=True),
+        "bfloat16": every_case(
+            ["plain", "weight", "ignored", "weight of the shard", "probabilities, all", "offset"], torch.bfloat16
+        ),
         "two steps": in_two_steps(),
         "refused": refused(),
         "padded": padded(),
@@ -315,8 +321,9 @@ def test_the_numbers_of_one_process(found: list[dict[str, Any]], dtype: torch.dt
 
 
 def test_one_collective_forward_and_none_backward(found: list[dict[str, Any]]) -> None:
+    assert_as_one_process([rank["watched"] for rank in found], torch.float32)
     for rank in found:
-        for (name, _), outcome in rank["float32"].items():
+        for (name, _), outcome in rank["watched"].items():
             # Counting what is higher than the target's score takes it.
             assert outcome.forward == ["allgather_base"] + ["allreduce"] * (name in STATS), name
             assert outcome.backward == []
@@ -397,4 +404,45 @@ def test_dtensors(found: list[dict[str, Any]]) -> None:
 def test_one_process_without_a_group() -> None:
     logits, target = torch.randn(5, 7, requires_grad=True), torch.tensor([0, 6, 3, -100, 2])
     ours = vocab_parallel_cross_entropy(logits, target, vocab_start=0, label_smoothing=0.1)
-    torch.testing.assert_close(ours, cross_entropy(logits, target, label_smoothing=0.1))
+    exact = cross_entropy(logits, target, label_smoothing=0.1)
+    torch.testing.assert_close(ours, exact)
+    torch.testing.assert_close(torch.autograd.grad(ours, logits), torch.autograd.grad(exact, logits))
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        ({}, True),
+        ({"weight": torch.ones(7), "label_smoothing": 0.1, "z_loss": 0.1}, True),
+        ({"return_stats": True}, False),
+        ({"softcap": 3.0}, False),
+    ],
+)
+def test_the_kernels_are_used(options: dict[str, Any], taken: bool) -> None:
+    if not cpu.available():
+        pytest.skip("the kernels are not built")
+    logits, target = torch.randn(5, 7), torch.tensor([0, 6, 3, -100, 2])
+    with mock.patch.object(cpu, "evaluate_class_loss", wraps=cpu.evaluate_class_loss) as kernel:
+        vocab_parallel_cross_entropy(logits, target, vocab_start=0, **options)
+    assert kernel.called is taken
+
+
+def test_a_row_that_does_not_count_may_hold_anything() -> None:
+    logits, target = torch.randn(3, 5), torch.tensor([1, -100, 2])
+    logits[1] = torch.tensor([float("nan"), 1, float("inf"), 2, 3])
+    for own in (logits.requires_grad_(), logits.detach().double().requires_grad_()):
+        loss = vocab_parallel_cross_entropy(own, target, vocab_start=0)
+        (grad,) = torch.autograd.grad(loss, own)
+        torch.testing.assert_close(loss, cross_entropy(own, target))
+        assert bool((grad[1] == 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=dtype_name)
+def test_a_row_without_a_softmax_is_nan(dtype: torch.dtype) -> None:
+    for row in ([float("nan"), 0.0], [float("inf"), 0.0], [float("-inf")] * 2):
+        logits = torch.tensor([row, [1.0, 2.0]], dtype=dtype, requires_grad=True)
+        losses = vocab_parallel_cross_entropy(logits, torch.tensor([1, 0]), vocab_start=0, reduction="none")
+        assert losses.isnan().tolist() == [True, False]
+        (grad,) = torch.autograd.grad(losses.sum(), logits)
+        assert bool(grad[0].isnan().all())
+        assert bool(grad[1].isfinite().all())

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from losskit.core import inputs
+from losskit.core.dispatch import obstacle
 from losskit.core.precision import autocast, widen
 from losskit.core.reduction import Options
 from losskit.core.scores import ScoreOptions
 from losskit.distributed.groups import Group
+from losskit.distributed.kernel_rows import by_kernel, gradient_by_kernel
 from losskit.distributed.rows import RowOptions, gradient_by_probabilities, gradient_by_scores, slices
 from losskit.distributed.shards import Shard, local_of, shard_of
 from losskit.distributed.vocabulary import Node, VocabularyCall, forward, result_of, row_gradient
@@ -63,7 +65,7 @@ def vocab_parallel_cross_entropy(
 
     **Gradient**: by input, and by class probabilities. Exact for a loss that every rank computes and differentiates.
 
-    **Edge cases**: those of `cross_entropy`. Where the all-gather would bring a rank more than 64 MiB there are two
+    **Edge cases**: those of `cross_entropy`. Where the all-gather would bring a rank more than 4 MiB there are two
     all-reduces in its place. On a GPU nothing waits for the target's values: a class index that belongs to no shard
     costs inf.
 
@@ -116,13 +118,16 @@ def _loss(call: VocabularyCall, matrix: Tensor, probabilities: Tensor | None) ->
     def scores(place: slice) -> Tensor:
         return matrix.detach()[place, :columns].to(dtype, copy=True)
 
-    found = forward(call, scores, places)
+    fast = by_kernel(matrix.detach(), call.rows) if columns == matrix.shape[1] else None
+    found = forward(call, scores, places, None if fast is None else fast[0])
     # The node saves the probabilities, and must not hold them past the backward pass.
     kept = replace(call, rows=replace(call.rows, probabilities=None))
 
     def gradients(saved: tuple[Any, ...], grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
         logits, given = saved[:2]
         rows, options = row_gradient(kept, saved[2:], grad_output), replace(kept.rows, probabilities=given)
+        if fast is not None and obstacle(grad_output) is None:
+            return [gradient_by_kernel(logits, options, rows, fast[1]), None]
         by_logits = torch.zeros_like(logits) if columns < logits.shape[1] else torch.empty_like(logits)
         by_target = torch.zeros_like(given) if needs[1] else None
         for place in places:

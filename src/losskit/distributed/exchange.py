@@ -15,8 +15,9 @@ from losskit.errors import LosskitValueError
 __all__ = ["GATHERED_BYTES", "AllRows", "all_gather", "bring_together"]
 
 # Up to how many bytes of the numbers of all shards it is one all-gather. Over W ranks a rank takes in W·k·N numbers by
-# an all-gather, and about 2·k·N by two all-reduces, the second of which waits for the first.
-GATHERED_BYTES = 1 << 26
+# an all-gather, and about 2·k·N by two all-reduces, of which the second waits for the first. With 5 µs for a message
+# and 50 GB/s the two take as long at about 4 MiB (python -m benchmarks.collectives).
+GATHERED_BYTES = 1 << 22
 # Vocabularies are counted in two digits of this base, because float32 has whole numbers up to 2**24 alone.
 _BASE = 1 << 12
 # Combined by the larger; the others are sums.

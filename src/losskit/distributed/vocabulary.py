@@ -13,7 +13,7 @@ from losskit.core.precision import narrow
 from losskit.core.reduction import Reduction, where
 from losskit.core.scores import ClassStats
 from losskit.distributed.exchange import AllRows, bring_together, check_labels
-from losskit.distributed.rows import RowGradient, RowOptions, Scores, local_rows, transformed_in_place
+from losskit.distributed.rows import LocalRows, RowGradient, RowOptions, Scores, local_rows, transformed_in_place
 from losskit.distributed.shards import Shard
 from losskit.errors import LosskitRuntimeError
 
@@ -56,11 +56,12 @@ class Forward:
 
 
 @torch.no_grad()
-def forward(call: VocabularyCall, scores: Scores, places: list[slice]) -> Forward:
-    """One collective, and with return_stats a second one."""
+def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: LocalRows | None = None) -> Forward:
+    """One collective, and with return_stats a second one. `known`: the numbers of this shard, where they are known."""
     rows, weight = call.rows, call.rows.weight
     empty = torch.empty(call.counts.shape, dtype=rows.dtype, device=call.counts.device)
-    everything = bring_together(call.function, local_rows(scores, places, empty, rows), call.shard, weight)
+    own_rows = local_rows(scores, places, empty, rows) if known is None else known
+    everything = bring_together(call.function, own_rows, call.shard, weight)
     if call.target is not None:
         check_labels(call.function, call.target, everything, call.counts)
     smoothing, z_loss = rows.label_smoothing, rows.scores.z_loss
