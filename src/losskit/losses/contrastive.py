@@ -86,10 +86,12 @@ def siglip_loss(
 
     (Zhai et al. 2023, algorithm 1)
     """
-    logits = (scale * image) @ texts.t() + bias  # (N, M)
-    own = positions(target, texts.shape[0]) == target.unsqueeze(1)
+    scaled = scale * image
     # log(1 + exp(−z)) = −log_sigmoid(z)
-    terms = -logsigmoid(torch.where(own, logits, -logits))
+    of_own = -logsigmoid((scaled * texts[target]).sum(1) + bias)
+    negative = -(scaled @ texts.t() + bias)  # (N, M)
+    # log(1 + exp(−∞)) is 0, with derivatives of 0: the own text is paid for above, and what does not count by nobody.
+    left_out = positions(target, texts.shape[0]) == target.unsqueeze(1)
     if counts is not None:
-        terms = torch.where(counts, terms, terms.new_zeros(()))
-    return terms.sum(1)
+        left_out = left_out | ~counts
+    return of_own - logsigmoid(negative.masked_fill(left_out, float("inf"))).sum(1)
