@@ -115,6 +115,22 @@ def test_losses_by_name_function_and_module_with_their_options() -> None:
     ]
 
 
+def test_a_loss_of_pairs_tells_the_numbers_that_it_was_given() -> None:
+    axes = plot.compare(
+        "clip_loss", functools.partial(F.clip_loss, logit_scale=2.0), losskit.CLIPLoss(init_scale=2.0), "siglip_loss"
+    )
+    x, y = data(axes)
+    torch.testing.assert_close(y, softplus(-10 * x.cos()), rtol=2e-6, atol=3e-6)
+    for index in (1, 2):
+        torch.testing.assert_close(data(axes, index)[1], softplus(-2 * x.cos()), rtol=2e-6, atol=3e-6)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "clip_loss, 2 pairs, logit_scale = 10",
+        "clip_loss(logit_scale=2), 2 pairs",
+        "CLIPLoss, 2 pairs",
+        "siglip_loss, 2 pairs, logit_scale = 10, logit_bias = −10",
+    ]
+
+
 def test_a_module_stays_as_it_is() -> None:
     weight = torch.tensor([3.0, 1.0, 1.0])
     criterion = losskit.CrossEntropyLoss(weight=weight)

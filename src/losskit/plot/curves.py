@@ -184,6 +184,7 @@ def _line(loss: Loss, section: Section, positions: Tensor, target: float | None,
 
     value, gradient = value_and_gradient(losses, positions)
     notes = [section.note] if section.note else []
+    notes += [f"{name} = {each:g}".replace("-", "−") for name, each in needed.items()]
     if loss.info is not None and section.target is not None and chosen is not None:
         notes.append(f"y = {chosen:g}".replace("-", "−"))
     unit = "" if loss.info is None else "no unit" if loss.info.unit == "none" else loss.info.unit
