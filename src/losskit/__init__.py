@@ -81,11 +81,13 @@ __all__ = [
     "explain_dispatch",
     "functional",
     "memory_stats",
+    "patch_causal_lm",
     "plot",
     "replace_torch_losses",
     "set_cache_limit",
     "suggest",
     "tune_malloc",
+    "unpatch_causal_lm",
     "watch",
 ]
 
@@ -100,8 +102,10 @@ _LAZY = {
     "diagnose": "losskit.diagnosis",
     "distributed": "losskit.distributed",
     "explain": "losskit.explanation",
+    "patch_causal_lm": "losskit.causal_lm",
     "plot": "losskit.plot",
     "suggest": "losskit.suggestion",
+    "unpatch_causal_lm": "losskit.causal_lm",
     "watch": "losskit.diagnosis",
 }
 
