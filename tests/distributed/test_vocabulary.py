@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -399,6 +401,13 @@ def test_dtensors(found: list[dict[str, Any]]) -> None:
         loss, by_logits = rank["dtensors"]["square"]
         torch.testing.assert_close(loss, total.detach(), rtol=1e-12, atol=0)
         assert rounding(by_logits, grad) < 1e-12
+
+
+def test_the_example_of_the_page() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "distributed.md").read_text("utf-8")
+    examples = doctest.DocTestParser().get_doctest(page, {"torch": torch}, "distributed.md", None, 0)
+    assert len(examples.examples) == 3
+    assert doctest.DocTestRunner().run(examples).failed == 0
 
 
 def test_one_process_without_a_group() -> None:
