@@ -1,23 +1,27 @@
 """Cross entropy of scores whose classes lie on several ranks: from checked arguments to the result."""
 
 import functools
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from losskit.core.precision import narrow
 from losskit.core.reduction import Reduction, where
 from losskit.core.scores import ClassStats
-from losskit.distributed.exchange import AllRows, bring_together, check_labels
+from losskit.distributed.exchange import AllRows, Marks, bring_together, check_classes, check_labels
 from losskit.distributed.rows import LocalRows, RowGradient, RowOptions, Scores, local_rows, transformed_in_place
 from losskit.distributed.shards import Shard
 from losskit.errors import LosskitRuntimeError
 
-__all__ = ["Forward", "Node", "VocabularyCall", "forward", "result_of"]
+__all__ = ["Forward", "Node", "VocabularyCall", "check_no_transform", "forward", "result_of"]
+
+# float32 has the whole numbers below.
+_MARKS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class VocabularyCall:
     target: Tensor | None
     # False for rows that are ignored or masked.
     counts: Tensor
+    # How many class weights were given, where they are those of all classes.
+    all_weights: int | None
     reduction: Reduction
     out_dtype: torch.dtype
 
@@ -55,18 +61,33 @@ class Forward:
         return (self.highest, self.sum_of_exp, self.mass, self.lse, self.own_weight, self.smooth)
 
 
+def check_no_transform(function: str, *tensors: Tensor | None) -> None:
+    """A node of autograd knows of backward passes alone: a tangent would be lost without a word."""
+    transformed = torch._C._are_functorch_transforms_active() or (
+        forward_ad._current_level >= 0
+        and any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+    )
+    if transformed:
+        raise LosskitRuntimeError(
+            f"{function}: torch.func and forward-mode AD are not there for a vocabulary in shards: "
+            "torch.autograd.grad(loss, input) is, and losskit.functional.cross_entropy has both."
+        )
+
+
 @torch.no_grad()
 def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: LocalRows | None = None) -> Forward:
     """One collective, and with return_stats a second one. `known`: the numbers of this shard, where they are known."""
     rows, weight = call.rows, call.rows.weight
     empty = torch.empty(call.counts.shape, dtype=rows.dtype, device=call.counts.device)
     own_rows = local_rows(scores, places, empty, rows) if known is None else known
-    everything = bring_together(call.function, own_rows, call.shard, weight)
+    everything = bring_together(call.function, own_rows, call.shard, weight, _marks(call))
+    check_classes(call.function, everything, call.all_weights)
     if call.target is not None:
         check_labels(call.function, call.target, everything, call.counts)
     smoothing, z_loss = rows.label_smoothing, rows.scores.z_loss
     log_sum = everything.log_sum
-    lse = everything.highest + log_sum
+    # ∞ + NaN where the highest score is infinite.
+    lse = torch.where(everything.highest.isinf(), everything.highest, everything.highest + log_sum)
     own_weight = None
     # The loss of a row is Σ a·(lse − x), and `mass` Σ a: a is what the target gives to a class.
     if everything.own is not None:
@@ -86,7 +107,9 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
     if smoothing > 0:
         smooth = smoothing / everything.classes
         uniform = smooth * (everything.weight * log_sum + _given(everything.below))
-        values = (1 - smoothing) * values + uniform
+        # As cross_entropy does: probabilities that are smoothed away cost nothing, however unlikely their classes are.
+        gone = smoothing == 1 and everything.own is None
+        values = uniform if gone else (1 - smoothing) * values + uniform
         mass = (1 - smoothing) * mass + smooth * everything.weight
     if z_loss:
         values = values + z_loss * lse.square()
@@ -103,6 +126,19 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
         smooth=rounded(smooth),
         stats=stats,
     )
+
+
+def _marks(call: VocabularyCall) -> Marks:
+    """What must be the same on every rank, as two numbers: those of another call are others, nearly always."""
+    scores = call.rows.scores
+    options = (call.rows.label_smoothing, scores.z_loss, scores.softcap, scores.logit_scale)
+    of_options = zlib.crc32(repr([None if value is None else float(value) for value in options]).encode()) % _MARKS
+    if call.counts.device.type != "cpu":
+        # Reading them would make the device wait.
+        return Marks(of_options, 0)
+    counted = call.counts.long() if call.target is None else (call.target + 1) * call.counts
+    places = torch.ones_like(counted).cumsum(0)
+    return Marks(of_options, int(torch.dot(counted, places)) % _MARKS)
 
 
 def _rounded(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -173,6 +209,11 @@ class Node(Function):
             raise LosskitRuntimeError(
                 f"{ctx.function}: create_graph=True is not there for a vocabulary in shards, because a derivative of "
                 "its gradient needs the other ranks: losskit.functional.cross_entropy has it."
+            )
+        if torch._C._functorch.is_legacy_batchedtensor(grad_output):
+            raise LosskitRuntimeError(
+                f"{ctx.function}: is_grads_batched=True is not there for a vocabulary in shards: ask for one "
+                "gradient at a time."
             )
         return None, *ctx.gradients(ctx.saved_tensors, grad_output, ctx.needs_input_grad[1:])
 
