@@ -1,7 +1,6 @@
 """Cross entropy of scores whose classes lie on several ranks: from checked arguments to the result."""
 
 import functools
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -131,8 +130,10 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
 def _marks(call: VocabularyCall) -> Marks:
     """What must be the same on every rank, as two numbers: those of another call are others, nearly always."""
     scores = call.rows.scores
-    options = (call.rows.label_smoothing, scores.z_loss, scores.softcap, scores.logit_scale)
-    of_options = zlib.crc32(repr([None if value is None else float(value) for value in options]).encode()) % _MARKS
+    softcap = 0.0 if scores.softcap is None else scores.softcap
+    # Of floats alone, whose hashes are the same in every process.
+    options = (call.rows.label_smoothing, float(scores.z_loss), float(softcap), float(scores.logit_scale))
+    of_options = hash(options) % _MARKS
     if call.counts.device.type != "cpu":
         # Reading them would make the device wait.
         return Marks(of_options, 0)
