@@ -50,7 +50,8 @@ class Forward:
     highest: Tensor
     sum_of_exp: Tensor
     mass: Tensor
-    lse: Tensor
+    # None where nothing asks for it.
+    lse: Tensor | None
     own_weight: Tensor | None
     smooth: Tensor | None
     stats: ClassStats | None
@@ -85,8 +86,10 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
         check_labels(call.function, call.target, everything, call.counts)
     smoothing, z_loss = rows.label_smoothing, rows.scores.z_loss
     log_sum = everything.log_sum
-    # ∞ + NaN where the highest score is infinite.
-    lse = torch.where(everything.highest.isinf(), everything.highest, everything.highest + log_sum)
+    lse = None
+    if z_loss or rows.scores.stats:
+        # ∞ + NaN where the highest score is infinite.
+        lse = torch.where(everything.highest.isinf(), everything.highest, everything.highest + log_sum)
     own_weight = None
     # The loss of a row is Σ a·(lse − x), and `mass` Σ a: a is what the target gives to a class.
     if everything.own is not None:
@@ -96,7 +99,7 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
             mass = everything.own_weight
             # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is.
             values = (mass * values).masked_fill(mass == 0, 0)
-        divisor = where(call.counts, mass)
+        divisor = call.counts if everything.own_weight is None else where(call.counts, mass)
         own_weight = mass * (1 - smoothing)
     else:
         mass = _given(everything.mass)
@@ -111,8 +114,8 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
         values = uniform if gone else (1 - smoothing) * values + uniform
         mass = (1 - smoothing) * mass + smooth * everything.weight
     if z_loss:
-        values = values + z_loss * lse.square()
-    stats = _stats(call, everything, lse, scores, places) if rows.scores.stats else None
+        values = values + z_loss * _given(lse).square()
+    stats = _stats(call, everything, _given(lse), scores, places) if rows.scores.stats else None
     rounded = functools.partial(_rounded, dtype=rows.dtype)
     return Forward(
         values=_given(rounded(where(call.counts, values))),
@@ -120,7 +123,7 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
         highest=_given(rounded(everything.highest)),
         sum_of_exp=_given(rounded(everything.sum_of_exp)),
         mass=_given(rounded(mass)),
-        lse=_given(rounded(lse)),
+        lse=rounded(lse),
         own_weight=rounded(own_weight),
         smooth=rounded(smooth),
         stats=stats,
@@ -138,8 +141,7 @@ def _marks(call: VocabularyCall) -> Marks:
         # Reading them would make the device wait.
         return Marks(of_options, 0)
     counted = call.counts.long() if call.target is None else (call.target + 1) * call.counts
-    places = torch.ones_like(counted).cumsum(0)
-    return Marks(of_options, int(torch.dot(counted, places)) % _MARKS)
+    return Marks(of_options, int(torch.dot(counted, torch.arange(1, len(counted) + 1))) % _MARKS)
 
 
 def _rounded(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
