@@ -63,8 +63,8 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["--loss", "mse", "--label-smoothing", "0.1"],
-            "losskit: train: --label-smoothing 0.1 needs --loss cross_entropy, got --loss mse, which has no label "
-            "smoothing; leave the option out.\n",
+            "losskit: train: --label-smoothing 0.1 needs --loss cross_entropy or linear_cross_entropy, got --loss mse, "
+            "which has no label smoothing; leave the option out.\n",
         ),
         (["--epochs", "0"], "losskit: train: --epochs must lie in [1, 1048575], got 0.\n"),
         (
@@ -96,7 +96,7 @@ def test_errors_are_one_sentence(
         (["trian"], "losskit: command 'trian' is none of {commands}. Did you mean train?"),
         (
             ["train", "--data", "mnist"],
-            "losskit: train: --data 'mnist' is none of digits, cifar10, fake. "
+            "losskit: train: --data 'mnist' is none of digits, cifar10, text, fake. "
             "losskit train --help tells what it takes.",
         ),
         (["train", "--loss", "msee"], "losskit: train: --loss 'msee' is none of {losses}. Did you mean mse?"),
