@@ -186,11 +186,20 @@ def _told_to_end(ranks: Ranks) -> Iterator[None]:
             "has ended; the same command goes on after the last saved epoch."
         )
 
+    def told_while_failing(number: int, frame: FrameType | None) -> None:
+        # torchrun may notice what went wrong before this rank has said it, which takes no second.
+        signal.signal(signal.SIGTERM, before)
+        later = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM))
+        later.daemon = True
+        later.start()
+
     before = signal.signal(signal.SIGTERM, told)
     try:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    except BaseException:
+        signal.signal(signal.SIGTERM, told_while_failing)
+        raise
+    signal.signal(signal.SIGTERM, before)
 
 
 def _failed(rank: int, reason: str) -> str:
