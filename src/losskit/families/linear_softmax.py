@@ -9,6 +9,7 @@ from losskit.core import inputs
 from losskit.core.dispatch import note, obstacle
 from losskit.core.precision import autocast, autocast_enabled, widen
 from losskit.core.reduction import Options, where
+from losskit.core.scores import PLAIN, ScoreOptions
 from losskit.families import softmax
 from losskit.kernels import cpu
 from losskit.losses.linear_softmax import linear_logits
@@ -28,9 +29,12 @@ class LinearCall:
     out_dtype: torch.dtype
     # How many bytes of scores may exist at a time.
     workspace: int
+    scores: ScoreOptions = PLAIN
 
 
-def run(call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor) -> Tensor:
+def run(
+    call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
+) -> softmax.Result:
     if chunk_obstacle(call, input, linear_weight, linear_bias, target) is None:
         return in_chunks(call, input, linear_weight, linear_bias, target)
     return as_a_whole(call, input, linear_weight, linear_bias, target)
@@ -38,7 +42,7 @@ def run(call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Ten
 
 def as_a_whole(
     call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
-) -> Tensor:
+) -> softmax.Result:
     """The scores of all rows, and their cross entropy."""
     shape = loss_shape(input, linear_weight)
     rows = rows_that_count(call, input, target, shape)
@@ -60,6 +64,7 @@ def as_a_whole(
         call.label_smoothing,
         call.options,
         False,
+        call.scores,
     )
 
 
@@ -97,7 +102,7 @@ def chunk_obstacle(
 
 def in_chunks(
     call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
-) -> Tensor:
+) -> softmax.Result:
     """The scores of as many rows at a time as the workspace holds."""
     shape = loss_shape(input, linear_weight)
     reduction = inputs.reduction_for(call.function, call.options, shape, input)
@@ -113,6 +118,7 @@ def in_chunks(
         input.dtype,
         False,
         call.options.backend,
+        call.scores,
     )
     divisor = 1.0 if reduction.name == "none" else float(reduction.divisor(softmax.counts_of(options, scores, target)))
     rows = rows_that_count(call, input, target, shape)
@@ -132,7 +138,9 @@ def in_chunks(
         reduction.name != "none",
         divisor,
         size,
+        call.scores,
     )
+    stats = cpu.room_for_stats(shape) if call.scores.stats else None
     note("cpu", f"{cpu.description()}, {chunks} chunk{'s' if chunks > 1 else ''} of {size} rows")
     result = cpu.linear_class_loss(
         input,
@@ -141,11 +149,12 @@ def in_chunks(
         target,
         linear,
         call.out_dtype,
-        lambda *tensors: as_a_whole(call, *tensors),
+        lambda *tensors: softmax.loss_of(as_a_whole(call, *tensors)),
+        stats,
     )
     if result is None:
         raise softmax.kernel_error(options, scores, target)
-    return result
+    return result if stats is None else (result, cpu.stats_of(stats))
 
 
 def row_bytes(input: Tensor, linear_weight: Tensor, target: Tensor, kept: Tensor | None) -> int:

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit.core.scores import ScoreOptions
 from losskit.errors import LosskitRuntimeError
 from losskit.kernels.cpu.autograd import OfSeveral
+from losskit.kernels.cpu.class_loss import score_arguments
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # How many bytes of a layer in half precision stand in float32 at a time.
@@ -34,6 +36,7 @@ class LinearOptions:
     divisor: float
     # How many rows' scores may exist at a time.
     rows: int
+    scores: ScoreOptions
 
 
 def linear_class_loss(
@@ -44,15 +47,16 @@ def linear_class_loss(
     options: LinearOptions,
     out_dtype: torch.dtype,
     definition: Callable[..., Tensor],
+    stats: Tensor | None,
 ) -> Tensor | None:
     """The loss of input (N, K) and linear_weight (C, K); None where a class index is out of range.
 
-    `definition` is the loss of the first four, in plain torch operations.
+    `definition` is the loss of the first four, in plain torch operations. `stats` of `room_for_stats` is filled in.
     """
     tensors = (input, linear_weight, linear_bias, target)
     needs = tuple(torch.is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in tensors)
     wanted = needs if options.total else (False, False, False, False)
-    result = _evaluate(tensors, options, None, 1.0, wanted, True)
+    result = _evaluate(tensors, options, None, 1.0, wanted, True, stats)
     if result is None:
         return None
     loss, grads = result
@@ -62,7 +66,7 @@ def linear_class_loss(
 
     def gradients(_: Any, saved: tuple[Tensor, ...], upstream: Any, needs: tuple[bool, ...]) -> list[Tensor | None]:
         each, one = (None, upstream) if options.total else (upstream, 1.0)
-        again = _evaluate(saved[:4], options, each, one, needs, False)
+        again = _evaluate(saved[:4], options, each, one, needs, False, None)
         if again is None:
             # The forward pass took these targets; autograd would have seen a change by an operation that it knows of.
             raise LosskitRuntimeError("a target has left the range of the classes since the forward pass.")
@@ -83,6 +87,7 @@ def _evaluate(
     upstream: float,
     needs: tuple[bool, ...],
     want_loss: bool,
+    stats: Tensor | None,
 ) -> tuple[Tensor, list[Tensor | None]] | None:
     """The loss, float32 or float64, and its gradients by the tensors that need one.
 
@@ -99,6 +104,9 @@ def _evaluate(
     total = 0.0
     number = count if kept is None else len(kept)
     scores = ext.empty(min(options.rows, number), classes)
+    if stats is not None and kept is not None:
+        # Of rows that do not count, which no kernel sees.
+        stats.copy_(stats.new_tensor([0.0, 0.0, 0.0, classes]))
     for begin in range(0, number, options.rows):
         end = min(begin + options.rows, number)
         place: Any = slice(begin, end) if kept is None else kept[begin:end]
@@ -107,6 +115,7 @@ def _evaluate(
         if labels.is_floating_point():
             labels = labels.float()
         z = _product(x, linear_weight, bias, scores[: end - begin])
+        part = None if stats is None else stats[place]
         result = ext.class_loss(
             log_probs=False,
             input=z,
@@ -125,6 +134,8 @@ def _evaluate(
             want_grad=any(needs),
             inplace=True,
             out_dtype=dtype_code(torch.float64 if options.total else torch.float32),
+            stats=part,
+            **score_arguments(options.scores),
         )
         if result is None:
             return None
@@ -132,6 +143,8 @@ def _evaluate(
             each[place] = result[0]
         elif want_loss:
             total += float(result[0])
+        if stats is not None and part is not None and kept is not None:
+            stats[place] = part
         grads.add(place, x, z, linear_weight)
     if each is not None:
         return each, grads.all()
