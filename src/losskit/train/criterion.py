@@ -64,15 +64,17 @@ class NextTokenLoss(nn.Module):
     cross_entropy the head makes all logits first.
     """
 
-    def __init__(self, module: nn.Module, head: nn.Linear, one: bool) -> None:
+    def __init__(self, module: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.module = module
         self.head = head
-        self.one = one
 
     def forward(self, hidden: Tensor, tokens: Tensor, **options: Any) -> Tensor:
-        rows = hidden.flatten(0, 1)  # (N·T, K)
-        value: Tensor = self.module(rows if self.one else self.head(rows), tokens.flatten(), **options)
+        value: Tensor
+        if isinstance(self.module, losskit.LinearCrossEntropyLoss):
+            value = self.module(hidden, tokens, **options)
+        else:
+            value = self.module(self.head(hidden).flatten(0, 1), tokens.flatten(), **options)
         return value
 
 
@@ -147,12 +149,9 @@ def criterion(
 def _next_token(modules: Any, loss: str, head: nn.Linear, reduction: str, label_smoothing: float) -> NextTokenLoss:
     arguments = {"reduction": reduction, "ignore_index": IGNORED, "label_smoothing": label_smoothing}
     # PyTorch has the two in one since 2.13, and its definition, the head and then cross entropy, before.
-    one = loss == "linear_cross_entropy" and modules is losskit
-    if not one:
-        return NextTokenLoss(modules.CrossEntropyLoss(**arguments), head, one)
-    module = modules.LinearCrossEntropyLoss(head.in_features, head.out_features, device="meta", **arguments)
-    module.linear = head
-    return NextTokenLoss(module, head, one)
+    if loss == "linear_cross_entropy" and modules is losskit:
+        return NextTokenLoss(losskit.LinearCrossEntropyLoss.from_linear(head, **arguments), head)
+    return NextTokenLoss(modules.CrossEntropyLoss(**arguments), head)
 
 
 def balanced_weights(counts: Tensor) -> Tensor:
