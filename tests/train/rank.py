@@ -18,7 +18,7 @@ from torch import distributed
 
 from losskit.cli import main
 from losskit.train import TrainOptions, ranks, train
-from train.small_text import learn_small_text
+from train.small_data import few_images, learn_small_text
 
 
 def run(request: dict) -> int:
@@ -28,7 +28,7 @@ def run(request: dict) -> int:
     if "timeout" in request:
         ranks.TIMEOUT = timedelta(seconds=request["timeout"])
     Path(f"rank-{os.environ['RANK']}.pid").write_text(str(os.getpid()))
-    with learn_small_text() if request.get("small_text") else nullcontext():
+    with learn_small_text(), few_images() if request.get("few_images") else nullcontext():
         if "command" in request:
             return main(request["command"])
         distributed.init_process_group("gloo", timeout=timedelta(seconds=60))

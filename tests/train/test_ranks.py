@@ -22,15 +22,15 @@ from losskit.train.network import classifier, language_model
 from losskit.train.options import IMAGE_LOSSES
 from losskit.train.ranks import AnotherRankError, Ranks
 from losskit.train.task import of_images
-from train.small_text import learn_small_text
+from train.small_data import few_images, learn_small_text
 
 HERE = Path(__file__).parent
 
-# 256 images: the last batch of 51 has one, so that two of three ranks get none.
-FAKE = {"data": "fake", "batch_size": 51, "epochs": 2}
+# Of 52 images the last batch of 17 has one, so that two of three ranks get none.
+FAKE = {"data": "fake", "batch_size": 17, "epochs": 2}
 TRAININGS: dict[str, dict[str, Any]] = {
     "fake": {**FAKE, "class_weights": "balanced", "label_smoothing": 0.1},
-    "bce": {**FAKE, "loss": "bce_with_logits", "optimizer": "adam", "epochs": 1},
+    "bce": {**FAKE, "loss": "bce_with_logits", "optimizer": "adam"},
     "text": {"data": "text", "batch_size": 50, "epochs": 1},
 }
 
@@ -68,11 +68,11 @@ def _float64() -> Iterator[None]:
 @pytest.mark.usefixtures("_float64")
 def test_three_ranks_train_like_one(tmp_path: Path) -> None:
     trainings = [{**options, "out": name} for name, options in TRAININGS.items()]
-    with start(3, tmp_path, float64=True, small_text=True, trainings=trainings) as process:
+    with start(3, tmp_path, float64=True, few_images=True, trainings=trainings) as process:
         _, stderr = finish(process)
         assert process.returncode == 0, stderr
     for name, options in TRAININGS.items():
-        with learn_small_text():
+        with learn_small_text(), few_images():
             alone = train(TrainOptions(**options, out=tmp_path / f"{name}-alone"))
         losses = [torch.load(tmp_path / f"{name}-{rank}.pt", weights_only=True) for rank in range(3)]
         torch.testing.assert_close(losses[0], alone.step_losses, rtol=1e-9, atol=0, msg=lambda m, n=name: f"{n}: {m}")

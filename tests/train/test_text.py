@@ -10,7 +10,7 @@ import torch
 from losskit.errors import DataError
 from losskit.train.task import of_text
 from losskit.train.text import END, IGNORED, LENGTH, UNKNOWN, TextData, perplexity, read_topics, split, tokens
-from train.small_text import small_text
+from train.small_data import small_text
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from losskit.train.network import language_model
 from losskit.train.options import TEXT_LOSSES
 from losskit.train.progress import Silent
 from losskit.train.text import IGNORED
-from train.small_text import learn_small_text, small_text
+from train.small_data import learn_small_text, small_text
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from losskit.errors import LosskitError
 from losskit.train import Result, train
 from losskit.train.options import CLASS_WEIGHTS, DATA_SETS, LOSSES, OPTIMIZERS, TrainOptions
 from losskit.train.progress import Progress
-from losskit.train.ranks import AnotherRankError, is_first
+from losskit.train.ranks import AnotherRankError, by_torchrun, is_first
 
 __all__ = ["add_command"]
 
@@ -195,6 +195,8 @@ def _stopped(options: TrainOptions, compare_torch: bool, epochs: int) -> str:
     if epochs == 0:
         return "losskit: stopped before the first epoch was finished; the same command starts the training again."
     command = resume_command(options, compare_torch)
+    if by_torchrun():
+        command = f"torchrun ... -m {command}"
     return f"losskit: stopped; {epochs} of {options.epochs} epochs are saved. Resume with: {command}"
 
 

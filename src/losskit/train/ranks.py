@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 
 from losskit.errors import LosskitError, LosskitRuntimeError, LosskitValueError
 
-__all__ = ["ALONE", "AnotherRankError", "Ranks", "is_first", "joined"]
+__all__ = ["ALONE", "AnotherRankError", "Ranks", "by_torchrun", "is_first", "joined"]
 
 # How long a rank waits for one that is alive and does not answer. Longer than any step, and than writing a checkpoint.
 TIMEOUT = timedelta(minutes=5)
@@ -150,7 +150,7 @@ def joined(device: str) -> Iterator[Ranks]:
                 "make it with init_process_group('cpu:gloo,cuda:nccl'), or leave making it to train."
             )
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
-    elif not distributed.is_torchelastic_launched():
+    elif not by_torchrun():
         yield ALONE
     else:
         # Without a GPU the device is refused later, in a sentence of its own.
@@ -165,11 +165,14 @@ def joined(device: str) -> Iterator[Ranks]:
         distributed.destroy_process_group()
 
 
+def by_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return distributed.is_available() and distributed.is_torchelastic_launched()
+
+
 def is_first() -> bool:
     """Whether this process is the one that speaks for all."""
-    if not distributed.is_available() or not distributed.is_torchelastic_launched():
-        return True
-    return os.environ["RANK"] == "0"
+    return not by_torchrun() or os.environ["RANK"] == "0"
 
 
 @contextmanager
