@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import losskit
 from losskit.errors import DataError
 from losskit.train import Result, TrainOptions, text, train
 from losskit.train.criterion import criterion
@@ -97,6 +98,9 @@ def test_files(loss: str, tmp_path: Path) -> None:
         f"(unigram: {data.unigram_loss:.4f}, {math.exp(data.unigram_loss):.1f})"
     ) in seen.lines
     assert f"vocabulary: {tmp_path}/vocabulary.txt" in seen.lines
+    # The picture of its metrics knows what a guess costs.
+    baseline = losskit.plot.history(tmp_path).lines[2]
+    assert baseline.get_ydata()[0] == pytest.approx(math.log(len(data.vocabulary)))
 
 
 @pytest.mark.usefixtures("_small", "_float64")

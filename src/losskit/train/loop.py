@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from losskit.distributed import GlobalMean
 from losskit.errors import LosskitRuntimeError
 from losskit.train.criterion import Criterion, Library, criterion, samples
 from losskit.train.network import LanguageModel
@@ -68,9 +69,9 @@ class Training:
             own = self.ranks.part(rows)
             inputs = self.task.to_input(self.task.train_inputs[own], self.device)
             targets = self.task.train_targets[own]
-            divisor = self._divisor(targets)
-            targets = targets.to(self.device)
             with self.ranks.exchange():
+                divisor = self._divisor(targets)
+                targets = targets.to(self.device)
                 loss, output = self._step(inputs, targets, **divisor)
                 # Before the gradients are exchanged: there a rank that has ended is noticed later.
                 value = self._mean_over_ranks(loss)
@@ -120,8 +121,9 @@ class Training:
         """What the loss of this rank's part takes, so that the mean over the ranks is the mean of the whole batch."""
         if self.ranks.size == 1:
             return {}
-        (total,) = self.ranks.sum(self.criterion.divisor(targets))
-        return {"normalizer": total / self.ranks.size}
+        mean = GlobalMean()
+        mean.count(self.criterion.divisor(targets))
+        return {"normalizer": mean.normalizer.to(self.device)}
 
     def _mean_over_ranks(self, loss: Tensor) -> float:
         (total,) = self.ranks.sum(loss.item())

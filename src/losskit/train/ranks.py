@@ -5,6 +5,7 @@ all else goes over Gloo, which notices at once where a rank has ended.
 """
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -210,4 +211,6 @@ def _failed(rank: int, reason: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    """The first sentence of an error, without the place in Gloo's sources that comes before it."""
+    line = re.sub(r"^\[[^]]*\] *", "", str(error).strip()).partition("\n")[0]
+    return line.partition(". ")[0].rstrip(".") or type(error).__name__
