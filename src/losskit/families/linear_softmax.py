@@ -90,7 +90,7 @@ def chunk_obstacle(
         return "the scores are not a matrix"
     if input.dtype not in cpu.DTYPES:
         return "the kernel takes float32, bfloat16 or float16"
-    if any(factor is not None and factor.dtype == torch.float64 for factor in factors):
+    if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):
         return "a weight is float64"
     if torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad
