@@ -482,9 +482,9 @@ def test_a_row_without_a_softmax_is_nan(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=dtype_name)
 @pytest.mark.parametrize("row", [[float("inf"), 0.0, 1.0], [float("-inf")] * 3, [0.0, float("-inf"), 1.0]], ids=str)
 def test_infinite_scores_are_as_in_one_process(row: list[float], dtype: torch.dtype) -> None:
-    logits, index = torch.tensor([row], dtype=dtype), torch.tensor([1])
+    logits, index, free = torch.tensor([row], dtype=dtype), torch.tensor([1]), torch.tensor([1, 0, 1], dtype=dtype)
     for target in (index, nn.functional.one_hot(index, 3).to(dtype)):
-        for options in ({}, {"label_smoothing": 0.5}, {"z_loss": 0.1}, {"label_smoothing": 1.0}):
+        for options in ({}, {"label_smoothing": 0.5}, {"z_loss": 0.1}, {"label_smoothing": 1.0}, {"weight": free}):
             ours = vocab_parallel_cross_entropy(logits, target, vocab_start=0, return_stats=True, **options)
             exact = cross_entropy(logits, target, return_stats=True, backend="reference", **options)
             torch.testing.assert_close(ours, exact, equal_nan=True)

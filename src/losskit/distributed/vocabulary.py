@@ -97,8 +97,8 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
         mass = torch.ones_like(values)
         if everything.own_weight is not None:
             mass = everything.own_weight
-            # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is.
-            values = (mass * values).masked_fill(mass == 0, 0)
+            # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is. NaN stays NaN.
+            values = (mass * values).masked_fill((mass == 0) & ~values.isnan(), 0)
         divisor = call.counts if everything.own_weight is None else where(call.counts, mass)
         own_weight = mass * (1 - smoothing)
     else:
@@ -109,9 +109,8 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
     if smoothing > 0:
         smooth = smoothing / everything.classes
         uniform = smooth * (everything.weight * log_sum + _given(everything.below))
-        # As cross_entropy does: probabilities that are smoothed away cost nothing, however unlikely their classes are.
-        gone = smoothing == 1 and everything.own is None
-        values = uniform if gone else (1 - smoothing) * values + uniform
+        # 0·inf is 0: a target that is smoothed away costs nothing, however unlikely it is.
+        values = uniform if smoothing == 1 else (1 - smoothing) * values + uniform
         mass = (1 - smoothing) * mass + smooth * everything.weight
     if z_loss:
         values = values + z_loss * _given(lse).square()
@@ -169,8 +168,8 @@ def _stats(call: VocabularyCall, rows: AllRows, lse: Tensor, scores: Scores, pla
         higher[place] = (x > limit[place]).sum(1)
     if call.shard.group is not None:
         distributed.all_reduce(higher, group=call.shard.group)
-    # Nothing is higher than NaN, and such a row has no right answer.
-    lost = lse.isnan() | ~call.counts
+    # Nothing is higher than NaN or infinity, and a row without a softmax has no right answer.
+    lost = entropy.isnan() | ~call.counts
     rank = torch.where(lost, rows.classes.long(), higher)
     shape = call.reduction.shape
     log_prob, lse, entropy = (
