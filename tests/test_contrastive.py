@@ -561,6 +561,21 @@ X = torch.randn(4, 3)
             "clip_loss: text_features is on meta but image_features is on cpu: text_features.to('cpu')?",
         ),
         (
+            lambda: L.clip_loss(X, X, math.inf),
+            ValueError,
+            "clip_loss: logit_scale must be finite, got inf.",
+        ),
+        (
+            lambda: L.info_nce(X, X, temperature=math.nan),
+            ValueError,
+            "info_nce: temperature must be finite, got nan.",
+        ),
+        (
+            lambda: losskit.SigLIPLoss(init_bias=math.nan),
+            ValueError,
+            "SigLIPLoss: init_bias must be finite, got nan.",
+        ),
+        (
             lambda: losskit.CLIPLoss(init_scale=0),
             ValueError,
             "CLIPLoss: init_scale must be positive and finite, got 0.",

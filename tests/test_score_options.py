@@ -610,3 +610,14 @@ def test_other_heads_are_refused() -> None:
     input, _, _, target = layer()
     with pytest.raises(LosskitRuntimeError, match="forward hooks"):
         criterion(input, target)
+
+
+@pytest.mark.parametrize("options", [{"z_loss": 0.1}, {"softcap": 3.0}, {"logit_scale": 2.0}, {"return_stats": True}])
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 5, 0)])
+def test_maps_without_samples(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    input = torch.zeros(shape, requires_grad=True)
+    target = torch.zeros(shape[0], shape[2], dtype=torch.int64)
+    result = F.cross_entropy(input, target, reduction="none", **options)
+    loss = result[0] if options.get("return_stats") else result
+    assert loss.shape == target.shape
+    assert torch.autograd.grad(loss.sum(), input)[0].shape == shape

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -183,6 +185,12 @@ def errors_of(own: dict[str, Tensor], rank: int) -> list[str]:
         with pytest.raises(errors.LosskitRuntimeError) as caught:
             call()
         told.append(str(caught.value))
+    for loss in (D.info_nce(x[:0], x[:0]), D.siglip_loss(x[:0].float(), x[:0].float(), 1.0, max_batch=0)):
+        assert math.isnan(loss)
+    assert float(D.clip_loss(x[:0], x[:0], 1.0, on_empty="zero")) == 0
+    placed = DTensor.from_local(x, init_device_mesh("cpu", (distributed.get_world_size(),)))
+    with pytest.raises(errors.LosskitTypeError, match=r"vectors of a rank must be plain tensors, got a DTensor"):
+        D.clip_loss(placed, placed, 1.0)
     nothing = torch.zeros(len(x), dtype=torch.bool)
     assert math.isnan(D.info_nce(x, x, mask=nothing))
     assert float(D.info_nce(x, x, mask=nothing, on_empty="zero")) == 0

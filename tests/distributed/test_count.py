@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import distributed
@@ -121,6 +122,32 @@ def test_asynchronous() -> None:
             "GlobalMean: count(targets) must come before normalizer and total.",
         ),
         (
+            lambda: global_count(numpy.array([1, 2, 3])),  # type: ignore[arg-type]  # what is tested
+            TypeError,
+            "global_count: target must be a tensor, a number, or an iterable of them, got ndarray: "
+            "torch.from_numpy(target)?",
+        ),
+        (
+            lambda: global_count(LABELS, mask=3),  # type: ignore[call-overload]  # what is tested
+            TypeError,
+            "global_count: mask must be a tensor, or one or None for each micro-batch, got int.",
+        ),
+        (
+            lambda: global_count(LABELS, weight=[1.0]),  # type: ignore[call-overload]  # what is tested
+            TypeError,
+            "global_count: weight must be a torch.Tensor, got list.",
+        ),
+        (
+            lambda: global_count([torch.tensor(-3.0)]),
+            ValueError,
+            "global_count: a number of losses must be finite and not negative, got -3.0.",
+        ),
+        (
+            lambda: GlobalMean(loss_divided_by=None),  # type: ignore[arg-type]  # what is tested
+            TypeError,
+            "GlobalMean: loss_divided_by must be a number, got NoneType.",
+        ),
+        (
             lambda: GlobalMean(loss_divided_by=0),
             ValueError,
             "GlobalMean: loss_divided_by must be positive and finite, got 0.",
@@ -132,6 +159,15 @@ def test_errors(call: Callable[[], object], error: type[Exception], message: str
         call()
     assert str(raised.value) == message
     assert isinstance(raised.value, errors.LosskitError)
+
+
+def test_a_count_that_failed_leaves_none() -> None:
+    mean = GlobalMean()
+    mean.count(LABELS)
+    with pytest.raises(TypeError, match="target must hold class indices"):
+        mean.count(torch.rand(3))
+    with pytest.raises(RuntimeError, match="count\\(targets\\) must come before"):
+        _ = mean.normalizer
 
 
 def test_a_normalizer_leaves_the_kernels_their_calls() -> None:

@@ -263,3 +263,10 @@ def test_one_process_without_a_group() -> None:
     torch.testing.assert_close(ours, exact)
     for mine, truth in zip(torch.autograd.grad(ours, (x, layer)), torch.autograd.grad(exact, (x, layer)), strict=True):
         torch.testing.assert_close(mine, truth)
+
+
+def test_a_layer_without_classes_is_told_of() -> None:
+    with pytest.raises(
+        errors.LosskitRuntimeError, match=r"linear_weight must have a dimension of classes, got a 0-dim"
+    ):
+        vocab_parallel_linear_cross_entropy(torch.randn(2, 3), torch.tensor(1.0), torch.tensor([0, 1]), vocab_start=0)

@@ -14,7 +14,8 @@ import pytest
 import torch
 import torch.distributed._functional_collectives as funcol
 from cases import dtype_name
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.autograd import forward_ad
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
@@ -22,7 +23,7 @@ from distributed.collectives import Collectives, rounding
 from distributed.ranks import on_ranks
 from losskit import errors
 from losskit.core.scores import ClassStats
-from losskit.distributed import exchange, vocab_parallel_cross_entropy
+from losskit.distributed import exchange, vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
 from losskit.functional import cross_entropy
 from losskit.kernels import cpu
 
@@ -198,6 +199,18 @@ def refused() -> dict[str, str]:
             lambda: vocab_parallel_cross_entropy(logits, torch.full((3,), -100), on_empty="raise", **here),
         ),
         "weight": (RuntimeError, lambda: vocab_parallel_cross_entropy(logits, target, torch.ones(3), **here)),
+        "weights": (
+            RuntimeError,
+            lambda: vocab_parallel_cross_entropy(logits, target, torch.ones(4 * size + 1), **here),
+        ),
+        "options": (ValueError, lambda: vocab_parallel_cross_entropy(logits, target, z_loss=0.1 * (rank > 0), **here)),
+        "targets": (ValueError, lambda: vocab_parallel_cross_entropy(logits, target.roll(rank // (size - 1)), **here)),
+        "masks": (
+            ValueError,
+            lambda: vocab_parallel_cross_entropy(
+                logits, logits.detach().softmax(1), mask=torch.arange(3) > rank // (size - 1), **here
+            ),
+        ),
         "create_graph": (
             RuntimeError,
             lambda: torch.autograd.grad(
@@ -355,6 +368,9 @@ def test_an_offset_of_the_logits_costs_no_digits(found: list[dict[str, Any]]) ->
 
 def test_a_fault_raises_on_every_rank(found: list[dict[str, Any]]) -> None:
     function, size = "vocab_parallel_cross_entropy", len(found)
+    same_targets = f"{function}: target, mask and ignore_index must be the same on all ranks of the group, but rank "
+    same_targets += f"{size - 1} differs from rank 0: do the ranks that share a vocabulary get the same batches?"
+    odd = "rank 1 differs" if size == 2 else "ranks 1, 2, 3 differ"
     starts = ", ".join(f"[{3 * rank}, {3 * rank + 4})" for rank in range(size))
     for rank in found:
         assert rank["refused"] == {
@@ -370,6 +386,12 @@ def test_a_fault_raises_on_every_rank(found: list[dict[str, Any]]) -> None:
             "or the input is empty.",
             "weight": f"{function}: weight must hold one value for each class, or for each of the 4 of this shard, got "
             "shape (3,).",
+            "weights": f"{function}: weight must hold one value for each of the {4 * size} classes of all shards, or "
+            f"for each of this shard, got shape ({4 * size + 1},).",
+            "options": f"{function}: label_smoothing, z_loss, softcap and logit_scale must be the same on all ranks of "
+            f"the group, but {odd} from rank 0.",
+            "targets": same_targets,
+            "masks": same_targets,
             "create_graph": f"{function}: create_graph=True is not there for a vocabulary in shards, because a "
             "derivative of its gradient needs the other ranks: losskit.functional.cross_entropy has it.",
         }
@@ -455,3 +477,44 @@ def test_a_row_without_a_softmax_is_nan(dtype: torch.dtype) -> None:
         (grad,) = torch.autograd.grad(losses.sum(), logits)
         assert bool(grad[0].isnan().all())
         assert bool(grad[1].isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=dtype_name)
+@pytest.mark.parametrize("row", [[float("inf"), 0.0, 1.0], [float("-inf")] * 3, [0.0, float("-inf"), 1.0]], ids=str)
+def test_infinite_scores_are_as_in_one_process(row: list[float], dtype: torch.dtype) -> None:
+    logits, index, free = torch.tensor([row], dtype=dtype), torch.tensor([1]), torch.tensor([1, 0, 1], dtype=dtype)
+    for target in (index, nn.functional.one_hot(index, 3).to(dtype)):
+        for options in ({}, {"label_smoothing": 0.5}, {"z_loss": 0.1}, {"label_smoothing": 1.0}, {"weight": free}):
+            ours = vocab_parallel_cross_entropy(logits, target, vocab_start=0, return_stats=True, **options)
+            exact = cross_entropy(logits, target, return_stats=True, backend="reference", **options)
+            torch.testing.assert_close(ours, exact, equal_nan=True)
+
+
+@pytest.mark.parametrize("function", [vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy])
+def test_a_tangent_is_not_lost(function: Callable[..., Tensor]) -> None:
+    tensors = (torch.randn(3, 4), torch.randn(5, 4)) if "linear" in function.__name__ else (torch.randn(3, 5),)
+    target = torch.tensor([0, 4, 2])
+
+    def loss(*tensors: Tensor) -> Tensor:
+        return function(*tensors, target, vocab_start=0)
+
+    ones = tuple(torch.ones_like(tensor) for tensor in tensors)
+    with forward_ad.dual_level():
+        # Without tangents it is a call like any other.
+        loss(*tensors)
+        with pytest.raises(errors.LosskitRuntimeError, match=r"torch\.func and forward-mode AD are not there"):
+            loss(*map(forward_ad.make_dual, tensors, ones))
+    for transformed in (
+        lambda: torch.func.jvp(loss, tensors, ones),
+        lambda: torch.func.grad(loss)(*tensors),
+        lambda: torch.func.vmap(loss)(*(tensor.expand(2, *tensor.shape) for tensor in tensors)),
+    ):
+        with pytest.raises(errors.LosskitRuntimeError, match=r"torch\.func and forward-mode AD are not there"):
+            transformed()
+
+
+def test_gradients_come_one_at_a_time() -> None:
+    logits = torch.randn(3, 5, requires_grad=True)
+    losses = vocab_parallel_cross_entropy(logits, torch.tensor([0, 4, 2]), vocab_start=0, reduction="none")
+    with pytest.raises(errors.LosskitRuntimeError, match="is_grads_batched=True is not there"):
+        torch.autograd.grad(losses, logits, torch.eye(3), is_grads_batched=True)

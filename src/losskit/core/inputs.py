@@ -935,6 +935,8 @@ def check_one_number(function: str, name: str, value: object, positive: bool = F
         raise LosskitTypeError(f"{function}: {name} must be a number, got bool.")
     check_number(function, name, value)
     real: float = value  # type: ignore[assignment]  # check_number has seen that it is a number
+    if not math.isfinite(real):
+        raise LosskitValueError(f"{function}: {name} must be finite, got {real:g}.")
     if positive and real <= 0:
         raise LosskitValueError(f"{function}: {name} must be greater than 0, got {real:g}.")
     return torch.tensor(float(real), dtype=torch.float64)

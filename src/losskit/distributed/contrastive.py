@@ -19,7 +19,8 @@ from losskit.core.precision import widen
 from losskit.core.reduction import Options
 from losskit.distributed.exchange import all_gather
 from losskit.distributed.groups import Group, process_group, size_of, transport_device
-from losskit.errors import LosskitRuntimeError, LosskitValueError
+from losskit.distributed.shards import is_dtensor
+from losskit.errors import LosskitRuntimeError, LosskitTypeError, LosskitValueError
 from losskit.families import contrastive as family
 from losskit.functional._contrastive import checked_negatives, checked_number, checked_pairs, checked_temperature
 from losskit.losses.contrastive import positions
@@ -181,6 +182,12 @@ def _of_all_ranks(
         raise LosskitRuntimeError(
             f"{name}: sample_weight has no gradient across ranks, but it requires one: sample_weight.detach()?"
         )
+    if ranks is not None:
+        for tensor in (rows, *features):
+            if is_dtensor(tensor):
+                raise LosskitTypeError(
+                    f"{name}: the vectors of a rank must be plain tensors, got a DTensor: .to_local()?"
+                )
     if max_batch is not None:
         inputs.check_int(name, "max_batch", max_batch)
         if len(rows) > max_batch:
@@ -191,7 +198,7 @@ def _of_all_ranks(
     *gathered, tails = _Gather.apply(  # type: ignore[no-untyped-call]  # Function.apply has no annotations
         ranks, capacity, _tail(options, rows), *features
     )
-    weights, counts = tails[:, :8].contiguous().view(torch.float64).squeeze(1), tails[:, 8].bool()
+    weights, counts = _read_as(torch.float64, tails[:, :8]).squeeze(1), tails[:, 8].bool()
     return family.Columns(
         tuple(gathered),
         positions(rows, len(rows)) + distributed.get_rank(ranks) * capacity,
@@ -211,6 +218,12 @@ def _tail(options: Options, rows: Tensor) -> Tensor:
         weight = options.sample_weight.detach().expand(count).double()
     weight = weight.masked_fill(~counts, 0)
     return torch.cat([weight.unsqueeze(1).view(torch.uint8), counts.unsqueeze(1).to(torch.uint8)], 1)
+
+
+def _read_as(dtype: torch.dtype, part: Tensor) -> Tensor:
+    """The numbers that these bytes are."""
+    # Not contiguous(), which leaves a part without rows the strides of the whole.
+    return part.clone(memory_format=torch.contiguous_format).view(dtype)
 
 
 def _largest_batch(function: str, rows: Tensor, ranks: Any) -> int:
@@ -244,7 +257,7 @@ class _Gather(Function):
         widths = [tensor.shape[1] * tensor.element_size() for tensor in features]
         *parts, tails = every.split([*widths, tail.shape[1]], 1)
         ctx.mark_non_differentiable(tails)
-        found = (part.contiguous().view(dtype) for part, dtype in zip(parts, ctx.dtypes, strict=True))
+        found = (_read_as(dtype, part) for part, dtype in zip(parts, ctx.dtypes, strict=True))
         # The gradients then come back, and are added up, in the precision of the computation.
         return *(widen(part) for part in found), tails
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from losskit.core import inputs
+from losskit.core.dispatch import is_plain
 from losskit.distributed.groups import Group, process_group, transport_device
 from losskit.errors import LosskitRuntimeError, LosskitTypeError, LosskitValueError
 from losskit.losses.softmax import class_weights
@@ -111,6 +112,8 @@ def global_count(
     inputs.check_int(name, "shift", shift)
     if shift < 0:
         raise LosskitValueError(f"{name}: shift must not be negative, got {shift}.")
+    if weight is not None:
+        inputs.check_tensor(name, "weight", weight)
     ranks = process_group(name, group)
     targets = [target] if isinstance(target, (Tensor, numbers.Real)) else _listed(name, target)
     masks = _one_each(name, "mask", mask, len(targets))
@@ -138,6 +141,12 @@ def _one_for_none(total: Tensor) -> Tensor:
 
 
 def _listed(function: str, target: object) -> list[Any]:
+    if hasattr(target, "__array__"):
+        # Its class indices would be taken for counts.
+        raise LosskitTypeError(
+            f"{function}: target must be a tensor, a number, or an iterable of them, got {type(target).__name__}: "
+            "torch.from_numpy(target)?"
+        )
     if isinstance(target, (str, bytes, dict)) or not isinstance(target, Iterable):
         raise LosskitTypeError(
             f"{function}: target must be a tensor, a number, or an iterable of them, got {type(target).__name__}."
@@ -149,6 +158,10 @@ def _one_each(function: str, name: str, given: Any, micro_batches: int) -> Seque
     """One for each micro-batch."""
     if given is None:
         return [None] * micro_batches
+    if not isinstance(given, Iterable):
+        raise LosskitTypeError(
+            f"{function}: {name} must be a tensor, or one or None for each micro-batch, got {type(given).__name__}."
+        )
     listed = [given] if isinstance(given, Tensor) else list(given)
     if len(listed) != micro_batches:
         raise LosskitRuntimeError(
@@ -212,8 +225,9 @@ def _of_number(
     for name, factor in (("mask", mask), ("sample_weight", sample_weight), ("weight", weight)):
         if factor is not None:
             raise LosskitTypeError(f"{function}: {name} needs class indices or a bool tensor, but target is a number.")
-    if isinstance(count, Tensor):
+    if isinstance(count, Tensor) and not is_plain(count):
         return count.detach().to(_exact(count.device))
-    if isinstance(count, bool) or not (count >= 0 and math.isfinite(count)):
-        raise LosskitValueError(f"{function}: a number of losses must be finite and not negative, got {count}.")
-    return float(count)
+    if isinstance(count, bool) or not 0 <= count < math.inf:
+        shown = float(count) if isinstance(count, Tensor) else count
+        raise LosskitValueError(f"{function}: a number of losses must be finite and not negative, got {shown}.")
+    return count.detach().to(_exact(count.device)) if isinstance(count, Tensor) else float(count)

@@ -15,7 +15,14 @@ from losskit.distributed.groups import Group
 from losskit.distributed.kernel_rows import by_kernel, gradient_by_kernel
 from losskit.distributed.rows import RowOptions, gradient_by_probabilities, gradient_by_scores, slices
 from losskit.distributed.shards import Shard, local_of, shard_of
-from losskit.distributed.vocabulary import Node, VocabularyCall, forward, result_of, row_gradient
+from losskit.distributed.vocabulary import (
+    Node,
+    VocabularyCall,
+    check_no_transform,
+    forward,
+    result_of,
+    row_gradient,
+)
 from losskit.errors import LosskitRuntimeError
 
 __all__ = ["call_of", "vocab_parallel_cross_entropy"]
@@ -70,7 +77,8 @@ def vocab_parallel_cross_entropy(
     costs inf.
 
     **Raises**: what `cross_entropy` raises; on the CPU IndexError for a class index that belongs to no shard and
-    ValueError for shards that overlap or leave a gap, on all ranks. RuntimeError for `create_graph=True`.
+    ValueError for shards that overlap or leave a gap and for targets, masks or options that differ between ranks, on
+    all ranks. RuntimeError for `create_graph=True`, `torch.func` and forward-mode AD.
 
     **Example**: one process holds all classes.
 
@@ -90,6 +98,7 @@ def vocab_parallel_cross_entropy(
     weight = None if weight is None else local_of(name, "weight", weight, shard, 0)
     sample_weight = None if sample_weight is None else local_of(name, "sample_weight", sample_weight, shard)
     mask = None if mask is None else local_of(name, "mask", mask, shard)
+    check_no_transform(name, logits, target)
     (logits,) = autocast(logits)
     shape = torch.Size([*logits.shape[:class_dim], *logits.shape[class_dim + 1 :]])
     call = call_of(
@@ -168,7 +177,7 @@ def call_of(
     class_dim = 1 if len(scores_shape) > 1 else 0
     held = scores_shape[class_dim]
     like = input.new_empty(scores_shape, device="meta")
-    own_weight = _weight_of_shard(function, weight, shard, held)
+    own_weight, all_weights = _weight_of_shard(function, weight, shard, held)
     # Floating point too: a shard of one class has as many probabilities as there are rows.
     probable = target.shape == scores_shape and target.is_floating_point()
     dtype = widen(input).dtype
@@ -207,21 +216,22 @@ def call_of(
         ),
         flat_target,
         counts.reshape(-1),
+        all_weights,
         reduction,
         out_dtype if options.out_dtype is None else options.out_dtype,
     )
 
 
-def _weight_of_shard(function: str, weight: Tensor | None, shard: Shard, held: int) -> Tensor | None:
-    """The weights of this shard's classes, of those or of all."""
+def _weight_of_shard(function: str, weight: Tensor | None, shard: Shard, held: int) -> tuple[Tensor | None, int | None]:
+    """The weights of this shard's classes, of those or of all; and how many there are, where they are those of all."""
     if weight is None:
-        return None
+        return None, None
     end = shard.start + shard.columns
     if weight.ndim == 1 and weight.shape[0] != shard.vocab_size and weight.shape[0] in (held, shard.columns):
-        return weight[: shard.columns]
+        return weight[: shard.columns], None
     if weight.ndim != 1 or (weight.shape[0] < end and shard.columns):
         raise LosskitRuntimeError(
             f"{function}: weight must hold one value for each class, or for each of the {held} of this shard, got "
             f"shape {inputs.shape_of(weight)}."
         )
-    return weight[shard.start : end]
+    return weight[shard.start : end], weight.shape[0]

@@ -1,7 +1,7 @@
 """The numbers of all shards, brought together: by one all-gather, or by two all-reduces where it would be large."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed
@@ -10,9 +10,9 @@ from losskit.core import inputs
 from losskit.distributed.groups import size_of
 from losskit.distributed.rows import LocalRows
 from losskit.distributed.shards import Shard
-from losskit.errors import LosskitValueError
+from losskit.errors import LosskitRuntimeError, LosskitValueError
 
-__all__ = ["GATHERED_BYTES", "AllRows", "all_gather", "bring_together"]
+__all__ = ["GATHERED_BYTES", "AllRows", "Marks", "all_gather", "bring_together", "check_classes", "check_labels"]
 
 # Up to how many bytes of the numbers of all shards it is one all-gather. Over W ranks a rank takes in W·k·N numbers by
 # an all-gather, and about 2·k·N by two all-reduces, of which the second waits for the first. With 5 µs for a message
@@ -51,12 +51,19 @@ class AllRows:
         return self.sum_of_exp.log()
 
 
-def bring_together(function: str, rows: LocalRows, shard: Shard, weight: Tensor | None) -> AllRows:
+class Marks(NamedTuple):
+    """Whole numbers below 2**24 that are the same on all ranks where their calls are the same."""
+
+    options: int
+    target: int
+
+
+def bring_together(function: str, rows: LocalRows, shard: Shard, weight: Tensor | None, marks: Marks) -> AllRows:
     """What all shards know. The same bits on every rank."""
     named = rows.named()
     columns = torch.stack(list(named.values()))  # (k, N)
     ranks = size_of(shard.group)
-    own_header = _header(shard, weight, columns)
+    own_header = _header(shard, weight, columns, marks)
     exact = columns.dtype if columns.device.type == "mps" else torch.float64
     # The highest probability's score is no sum, and comes with that of its rank alone.
     if rows.best is None and ranks * columns.numel() * columns.element_size() > GATHERED_BYTES:
@@ -132,15 +139,16 @@ def _relative(rows: dict[str, Tensor], highest: Tensor, weight: Tensor, dtype: t
     return {name: value.to(dtype) for name, value in found.items()}
 
 
-def _header(shard: Shard, weight: Tensor | None, like: Tensor) -> Tensor:
-    """Where the shard begins, how many classes it has, and the sum of their weights."""
-    numbers = [*divmod(shard.start, _BASE), *divmod(shard.columns, _BASE)]
+def _header(shard: Shard, weight: Tensor | None, like: Tensor, marks: Marks) -> Tensor:
+    """Where the shard begins, how many classes it has, the marks of the call, and the sum of the classes' weights."""
+    numbers = [*divmod(shard.start, _BASE), *divmod(shard.columns, _BASE), *marks]
     total = like.new_full((), shard.columns) if weight is None else weight.sum().to(like.dtype)
     return torch.cat([torch.tensor(numbers, dtype=like.dtype, device=like.device), total.reshape(1)])
 
 
 def _all_rows(function: str, highest: dict[str, Tensor], sums: dict[str, Tensor], headers: Tensor) -> AllRows:
     shards = torch.stack([headers[:, 0] * _BASE + headers[:, 1], headers[:, 2] * _BASE + headers[:, 3]], 1)
+    _check_same(function, headers)
     _check_cover(function, shards)
     names = (
         "own_weight",
@@ -163,6 +171,30 @@ def _all_rows(function: str, highest: dict[str, Tensor], sums: dict[str, Tensor]
     )
 
 
+def _check_same(function: str, headers: Tensor) -> None:
+    """The ranks have made the same call. All of them see the same and raise together."""
+    if headers.device.type != "cpu":
+        return
+    options, targets = headers[:, 4:6].t().tolist()
+    if len(set(options)) > 1:
+        raise LosskitValueError(
+            f"{function}: label_smoothing, z_loss, softcap and logit_scale must be the same on all ranks of the group, "
+            f"but {_odd_ones(options)}."
+        )
+    if len(set(targets)) > 1:
+        raise LosskitValueError(
+            f"{function}: target, mask and ignore_index must be the same on all ranks of the group, but "
+            f"{_odd_ones(targets)}: do the ranks that share a vocabulary get the same batches?"
+        )
+
+
+def _odd_ones(marks: list[float]) -> str:
+    """Who differs from the first rank."""
+    odd = [str(rank) for rank, mark in enumerate(marks) if mark != marks[0]]
+    listed = ", ".join(odd[:5]) + (", …" if len(odd) > 5 else "")
+    return f"rank {listed} differs from rank 0" if len(odd) == 1 else f"ranks {listed} differ from rank 0"
+
+
 def _check_cover(function: str, shards: Tensor) -> None:
     """The shards are a vocabulary: each class in one of them. All ranks see the same and raise together."""
     if shards.device.type != "cpu":
@@ -177,6 +209,18 @@ def _check_cover(function: str, shards: Tensor) -> None:
                 "vocab_start right?"
             )
         expected = start + columns
+
+
+def check_classes(function: str, all_rows: AllRows, weights: int | None) -> None:
+    """Class weights that are those of all classes are as many as there are classes."""
+    if weights is None or all_rows.classes.device.type != "cpu":
+        return
+    classes = int(all_rows.classes)
+    if weights != classes:
+        raise LosskitRuntimeError(
+            f"{function}: weight must hold one value for each of the {classes} classes of all shards, or for each of "
+            f"this shard, got shape ({weights},)."
+        )
 
 
 def check_labels(function: str, target: Tensor, all_rows: AllRows, counts: Tensor) -> None:

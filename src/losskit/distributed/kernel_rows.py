@@ -111,13 +111,14 @@ def gradient_by_kernel(matrix: Tensor, options: RowOptions, rows: RowGradient, k
             grad.addmm_(taken, options.weight.unsqueeze(0), alpha=-1)
             of_some = of_some - uniform * options.weight[kept.some]
             of_own = of_own - uniform * options.weight[index]
-    _put(grad, kept.some, of_some, rows.counts)
-    _put(grad, index, of_own, labels >= 0)
+    of_some = of_some.masked_fill(~rows.counts, 0)
+    # A row whose class lies elsewhere gets that of k a second time.
+    here = labels >= 0
+    _put(grad, kept.some, of_some)
+    _put(grad, torch.where(here, index, kept.some), torch.where(here, of_own, of_some))
     return grad
 
 
-def _put(grad: Tensor, column: Tensor, value: Tensor, where: Tensor) -> None:
-    """grad[row, column[row]] = value[row] in the rows of `where`."""
-    column = column.unsqueeze(1)
-    kept = grad.gather(1, column).squeeze(1)
-    grad.scatter_(1, column, torch.where(where, value.to(grad.dtype), kept).unsqueeze(1))
+def _put(grad: Tensor, column: Tensor, value: Tensor) -> None:
+    """grad[row, column[row]] = value[row]."""
+    grad.scatter_(1, column.unsqueeze(1), value.to(grad.dtype).unsqueeze(1))

@@ -15,7 +15,14 @@ from losskit.distributed.exchange import all_gather
 from losskit.distributed.groups import Group, size_of
 from losskit.distributed.rows import gradient_by_scores, slices
 from losskit.distributed.shards import local_of, shard_of
-from losskit.distributed.vocabulary import Node, VocabularyCall, forward, result_of, row_gradient
+from losskit.distributed.vocabulary import (
+    Node,
+    VocabularyCall,
+    check_no_transform,
+    forward,
+    result_of,
+    row_gradient,
+)
 from losskit.errors import LosskitRuntimeError
 
 __all__ = ["vocab_parallel_linear_cross_entropy"]
@@ -93,6 +100,7 @@ def vocab_parallel_linear_cross_entropy(
     target = local_of(name, "target", target, shard, target.ndim - 1 if target.is_floating_point() else None)
     weight = None if weight is None else local_of(name, "weight", weight, shard, 0)
     bias = None if linear_bias is None else local_of(name, "linear_bias", linear_bias, shard, 0)
+    check_no_transform(name, input, layer, bias, target)
     input, layer, bias = autocast(input, layer, bias)
     _check_layer(name, input, layer, bias)
     features = input.shape[-1]

@@ -52,9 +52,10 @@ class GlobalMean:
         weight: Tensor | None = None,
         shift: int = 0,
     ) -> None:
-        for name, value in (("gradients_divided_by", gradients_divided_by), ("loss_divided_by", loss_divided_by)):
-            if value is None:
-                continue
+        divisors: dict[str, Any] = {"loss_divided_by": loss_divided_by}
+        if gradients_divided_by is not None:
+            divisors["gradients_divided_by"] = gradients_divided_by
+        for name, value in divisors.items():
             inputs.check_number("GlobalMean", name, value)
             if not (value > 0 and math.isfinite(value)):
                 raise LosskitValueError(f"GlobalMean: {name} must be positive and finite, got {value:g}.")
@@ -76,6 +77,8 @@ class GlobalMean:
 
         It starts one asynchronous all-reduce; every rank of the group must call it once for each step.
         """
+        # Where this raises, the count of the step before must not serve again.
+        self._pending = None
         self._pending = global_count(
             target, mask=mask, sample_weight=sample_weight, group=self.group, async_op=True, **self._options
         )

@@ -9,7 +9,7 @@ from losskit.core import inputs
 from losskit.distributed.groups import Group, process_group
 from losskit.errors import LosskitRuntimeError, LosskitTypeError, LosskitValueError
 
-__all__ = ["Shard", "local_of", "shard_of"]
+__all__ = ["Shard", "is_dtensor", "local_of", "shard_of"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ def shard_of(
         inputs.check_int(function, "vocab_size", vocab_size)
         if vocab_size < 1:
             raise LosskitValueError(f"{function}: vocab_size must be at least 1, got {vocab_size}.")
+    if tensor.ndim == 0:
+        raise LosskitRuntimeError(f"{function}: {name} must have a dimension of classes, got a 0-dim tensor.")
     if not is_dtensor(tensor):
         if vocab_start is None:
             raise LosskitTypeError(

@@ -7,17 +7,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 
 from losskit.core.precision import narrow
 from losskit.core.reduction import Reduction, where
 from losskit.core.scores import ClassStats
-from losskit.distributed.exchange import AllRows, bring_together, check_labels
+from losskit.distributed.exchange import AllRows, Marks, bring_together, check_classes, check_labels
 from losskit.distributed.rows import LocalRows, RowGradient, RowOptions, Scores, local_rows, transformed_in_place
 from losskit.distributed.shards import Shard
 from losskit.errors import LosskitRuntimeError
 
-__all__ = ["Forward", "Node", "VocabularyCall", "forward", "result_of"]
+__all__ = ["Forward", "Node", "VocabularyCall", "check_no_transform", "forward", "result_of"]
+
+# float32 has the whole numbers below.
+_MARKS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class VocabularyCall:
     target: Tensor | None
     # False for rows that are ignored or masked.
     counts: Tensor
+    # How many class weights were given, where they are those of all classes.
+    all_weights: int | None
     reduction: Reduction
     out_dtype: torch.dtype
 
@@ -45,7 +50,8 @@ class Forward:
     highest: Tensor
     sum_of_exp: Tensor
     mass: Tensor
-    lse: Tensor
+    # None where nothing asks for it.
+    lse: Tensor | None
     own_weight: Tensor | None
     smooth: Tensor | None
     stats: ClassStats | None
@@ -55,18 +61,35 @@ class Forward:
         return (self.highest, self.sum_of_exp, self.mass, self.lse, self.own_weight, self.smooth)
 
 
+def check_no_transform(function: str, *tensors: Tensor | None) -> None:
+    """A node of autograd knows of backward passes alone: a tangent would be lost without a word."""
+    transformed = torch._C._are_functorch_transforms_active() or (
+        forward_ad._current_level >= 0
+        and any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+    )
+    if transformed:
+        raise LosskitRuntimeError(
+            f"{function}: torch.func and forward-mode AD are not there for a vocabulary in shards: "
+            "torch.autograd.grad(loss, input) is, and losskit.functional.cross_entropy has both."
+        )
+
+
 @torch.no_grad()
 def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: LocalRows | None = None) -> Forward:
     """One collective, and with return_stats a second one. `known`: the numbers of this shard, where they are known."""
     rows, weight = call.rows, call.rows.weight
     empty = torch.empty(call.counts.shape, dtype=rows.dtype, device=call.counts.device)
     own_rows = local_rows(scores, places, empty, rows) if known is None else known
-    everything = bring_together(call.function, own_rows, call.shard, weight)
+    everything = bring_together(call.function, own_rows, call.shard, weight, _marks(call))
+    check_classes(call.function, everything, call.all_weights)
     if call.target is not None:
         check_labels(call.function, call.target, everything, call.counts)
     smoothing, z_loss = rows.label_smoothing, rows.scores.z_loss
     log_sum = everything.log_sum
-    lse = everything.highest + log_sum
+    lse = None
+    if z_loss or rows.scores.stats:
+        # ∞ + NaN where the highest score is infinite.
+        lse = torch.where(everything.highest.isinf(), everything.highest, everything.highest + log_sum)
     own_weight = None
     # The loss of a row is Σ a·(lse − x), and `mass` Σ a: a is what the target gives to a class.
     if everything.own is not None:
@@ -74,9 +97,9 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
         mass = torch.ones_like(values)
         if everything.own_weight is not None:
             mass = everything.own_weight
-            # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is.
-            values = (mass * values).masked_fill(mass == 0, 0)
-        divisor = where(call.counts, mass)
+            # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is. NaN stays NaN.
+            values = (mass * values).masked_fill((mass == 0) & ~values.isnan(), 0)
+        divisor = call.counts if everything.own_weight is None else where(call.counts, mass)
         own_weight = mass * (1 - smoothing)
     else:
         mass = _given(everything.mass)
@@ -86,11 +109,12 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
     if smoothing > 0:
         smooth = smoothing / everything.classes
         uniform = smooth * (everything.weight * log_sum + _given(everything.below))
-        values = (1 - smoothing) * values + uniform
+        # 0·inf is 0: a target that is smoothed away costs nothing, however unlikely it is.
+        values = uniform if smoothing == 1 else (1 - smoothing) * values + uniform
         mass = (1 - smoothing) * mass + smooth * everything.weight
     if z_loss:
-        values = values + z_loss * lse.square()
-    stats = _stats(call, everything, lse, scores, places) if rows.scores.stats else None
+        values = values + z_loss * _given(lse).square()
+    stats = _stats(call, everything, _given(lse), scores, places) if rows.scores.stats else None
     rounded = functools.partial(_rounded, dtype=rows.dtype)
     return Forward(
         values=_given(rounded(where(call.counts, values))),
@@ -98,11 +122,25 @@ def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: Lo
         highest=_given(rounded(everything.highest)),
         sum_of_exp=_given(rounded(everything.sum_of_exp)),
         mass=_given(rounded(mass)),
-        lse=_given(rounded(lse)),
+        lse=rounded(lse),
         own_weight=rounded(own_weight),
         smooth=rounded(smooth),
         stats=stats,
     )
+
+
+def _marks(call: VocabularyCall) -> Marks:
+    """What must be the same on every rank, as two numbers: those of another call are others, nearly always."""
+    scores = call.rows.scores
+    softcap = 0.0 if scores.softcap is None else scores.softcap
+    # Of floats alone, whose hashes are the same in every process.
+    options = (call.rows.label_smoothing, float(scores.z_loss), float(softcap), float(scores.logit_scale))
+    of_options = hash(options) % _MARKS
+    if call.counts.device.type != "cpu":
+        # Reading them would make the device wait.
+        return Marks(of_options, 0)
+    counted = call.counts.long() if call.target is None else (call.target + 1) * call.counts
+    return Marks(of_options, int(torch.dot(counted, torch.arange(1, len(counted) + 1))) % _MARKS)
 
 
 def _rounded(value: Tensor | None, dtype: torch.dtype) -> Tensor | None:
@@ -130,8 +168,8 @@ def _stats(call: VocabularyCall, rows: AllRows, lse: Tensor, scores: Scores, pla
         higher[place] = (x > limit[place]).sum(1)
     if call.shard.group is not None:
         distributed.all_reduce(higher, group=call.shard.group)
-    # Nothing is higher than NaN, and such a row has no right answer.
-    lost = lse.isnan() | ~call.counts
+    # Nothing is higher than NaN or infinity, and a row without a softmax has no right answer.
+    lost = entropy.isnan() | ~call.counts
     rank = torch.where(lost, rows.classes.long(), higher)
     shape = call.reduction.shape
     log_prob, lse, entropy = (
@@ -173,6 +211,11 @@ class Node(Function):
             raise LosskitRuntimeError(
                 f"{ctx.function}: create_graph=True is not there for a vocabulary in shards, because a derivative of "
                 "its gradient needs the other ranks: losskit.functional.cross_entropy has it."
+            )
+        if torch._C._functorch.is_legacy_batchedtensor(grad_output):
+            raise LosskitRuntimeError(
+                f"{ctx.function}: is_grads_batched=True is not there for a vocabulary in shards: ask for one "
+                "gradient at a time."
             )
         return None, *ctx.gradients(ctx.saved_tensors, grad_output, ctx.needs_input_grad[1:])
 

@@ -167,6 +167,8 @@ def kernel_obstacle(call: ClassCall, input: Tensor, target: Tensor) -> str | Non
         return f"the kernel takes float32, bfloat16 or float16, not {inputs.dtype_of(input)}"
     if input.shape[call.class_dim] == 0:
         return "there are no classes"
+    if not call.scores.plain and input.ndim > 2 and input.numel() == 0:
+        return "these options take rows of classes, and there are no samples"
     if target.is_floating_point() and target.dtype != input.dtype:
         return "class probabilities have another dtype than input"
     if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):

@@ -51,8 +51,8 @@ def info_nce(
     losses. float16 and bfloat16 are computed in float32, also under autocast. On the CPU no more similarities exist
     than `workspace` holds; derivatives of the gradient need all of them at once.
 
-    **Raises**: ValueError for batch sizes that differ, a temperature of 0 or below and an unknown reduction;
-    RuntimeError for other shapes, dtypes or devices that do not go together.
+    **Raises**: ValueError for batch sizes that differ, a temperature that is not positive and finite and an unknown
+    reduction; RuntimeError for other shapes, dtypes or devices that do not go together.
 
     **Example**:
 
@@ -119,8 +119,8 @@ def clip_loss(
     computed in float32, also under autocast. On the CPU no more similarities exist than `workspace` holds; derivatives
     of the gradient need all of them at once.
 
-    **Raises**: ValueError for batch sizes that differ and an unknown reduction, RuntimeError for other shapes, dtypes
-    or devices that do not go together.
+    **Raises**: ValueError for batch sizes that differ, numbers that are not finite and an unknown reduction,
+    RuntimeError for other shapes, dtypes or devices that do not go together.
 
     **Example**:
 
@@ -186,8 +186,8 @@ def siglip_loss(
     is that image's, one in a text is in all losses. float16 and bfloat16 are computed in float32, also under autocast.
     On the CPU no more similarities exist than `workspace` holds; derivatives of the gradient need all of them at once.
 
-    **Raises**: ValueError for batch sizes that differ and an unknown reduction, RuntimeError for other shapes, dtypes
-    or devices that do not go together.
+    **Raises**: ValueError for batch sizes that differ, numbers that are not finite and an unknown reduction,
+    RuntimeError for other shapes, dtypes or devices that do not go together.
 
     **Example**:
 

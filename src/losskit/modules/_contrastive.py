@@ -208,6 +208,8 @@ class SigLIPLoss(_OfPairs):
     ) -> None:
         super().__init__(normalize, reduction, on_empty, out_dtype, workspace, backend)
         inputs.check_number(type(self).__name__, "init_bias", init_bias)
+        if not math.isfinite(init_bias):
+            raise LosskitValueError(f"{type(self).__name__}: init_bias must be finite, got {init_bias:g}.")
         self.log_scale = nn.Parameter(_logarithm(type(self).__name__, "init_scale", init_scale))
         self.logit_bias = nn.Parameter(torch.tensor(float(init_bias)))
 
