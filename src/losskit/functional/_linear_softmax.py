@@ -29,6 +29,7 @@ def linear_cross_entropy(
     on_empty: str = "nan",
     out_dtype: torch.dtype | None = None,
     workspace: int | str = "256MiB",
+    filter_eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
     """Cross entropy of the scores that a linear layer gives: log Σ_c exp(z_c) − z_t with z = x·Wᵀ + b.
@@ -108,6 +109,7 @@ def linear_cross_entropy(
             Options(reduction, sample_weight, mask, normalizer, on_empty, dtype, backend),
             dtype,
             inputs.bytes_of(name, "workspace", workspace),
+            inputs.filter_bound(name, filter_eps),
         ),
         input,
         linear_weight,

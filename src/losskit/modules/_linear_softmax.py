@@ -29,7 +29,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
             [0., 0.],
             [0., 0.]])
     >>> criterion(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))
-    tensor(1.0986, grad_fn=<OfSeveralBackward>)
+    tensor(1.0986, grad_fn=<InChunksBackward>)
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         on_empty: str = "nan",
         out_dtype: torch.dtype | None = None,
         workspace: int | str = "256MiB",
+        filter_eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
@@ -58,10 +59,12 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         inputs.check_linear_options(name, options)
         inputs.check_class_weight(name, weight, num_classes)
         inputs.bytes_of(name, "workspace", workspace)
+        inputs.filter_bound(name, filter_eps)
         self.reduction = reduction
         self.on_empty = on_empty
         self.out_dtype = out_dtype
         self.workspace = workspace
+        self.filter_eps = filter_eps
         self.backend = backend
         self.weight: Tensor | None
         self.register_buffer("weight", weight)
@@ -101,6 +104,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
             on_empty=self.on_empty,
             out_dtype=self.out_dtype,
             workspace=self.workspace,
+            filter_eps=self.filter_eps,
             backend=self.backend,
         )
 

@@ -194,7 +194,7 @@ def _of_several(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
 
 
 def _several_by_definition(ctx: Any, grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
-    return _differentiated(ctx.call, ctx.saved_tensors[: ctx.count], needs, grad_output)
+    return differentiated(ctx.call, ctx.saved_tensors[: ctx.count], needs, grad_output)
 
 
 def _both(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
@@ -207,10 +207,10 @@ def _by_definition(ctx: Any, grad_output: Tensor) -> list[Any]:
     input, target, *_ = ctx.saved_tensors
     # The last input of the node is the packed tuple; some have no target before it.
     needs = ctx.needs_input_grad[:-1]
-    return _differentiated(ctx.call, (input, target), (needs[0], len(needs) > 1 and needs[1]), grad_output)
+    return differentiated(ctx.call, (input, target), (needs[0], len(needs) > 1 and needs[1]), grad_output)
 
 
-def _differentiated(
+def differentiated(
     call: Any, tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad_output: Tensor
 ) -> list[Tensor | None]:
     """The gradients by the definition: differentiable, for create_graph=True, and for any kind of grad_output."""
