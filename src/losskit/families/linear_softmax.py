@@ -313,7 +313,35 @@ def by_operator(
     call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
 ) -> Tensor:
     """`in_chunks` for the graph of torch.compile: an operator of it."""
-    raise NotImplementedError
+    reduction = inputs.reduction_for(call.function, call.options, loss_shape(input, linear_weight), input)
+    normalizer = reduction.normalizer
+    loss: Tensor
+    loss, _ = torch.ops.losskit.linear_cross_entropy.default(
+        input,
+        linear_weight,
+        linear_bias,
+        target,
+        call.weight,
+        reduction.sample_weight,
+        reduction.mask,
+        normalizer if isinstance(normalizer, Tensor) else None,
+        None if isinstance(normalizer, Tensor) or normalizer is None else float(normalizer),
+        call.function,
+        call.ignore_index,
+        call.label_smoothing,
+        call.workspace,
+        call.filter_eps,
+        call.narrow,
+        call.options.backend,
+        reduction.name,
+        reduction.on_empty,
+        call.out_dtype,
+        [
+            torch.is_grad_enabled() and tensor is not None and tensor.requires_grad
+            for tensor in (input, linear_weight, linear_bias)
+        ],
+    )
+    return loss
 
 
 def row_bytes(
@@ -325,14 +353,10 @@ def row_bytes(
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     target_copied = target.is_floating_point() and (apart or target.dtype != dtype or not target.is_contiguous())
     input_copied = apart or input.dtype != dtype
-    scores = 1 + target_copied
-    if not kernel:
-        scores = PLAIN_COPIES
+    scores = 1 if kernel else 7 if call.label_smoothing else 5
+    scores += target_copied
+    # Of the definition and its gradient: what they hold at a time.
     return dtype.itemsize * max(classes * scores, features if input_copied else 0)
-
-
-# How many matrices of the size of the scores the definition and its gradient hold at a time.
-PLAIN_COPIES = 6
 
 
 def loss_shape(input: Tensor, linear_weight: Tensor) -> torch.Size:

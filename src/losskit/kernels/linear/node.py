@@ -9,10 +9,8 @@ from torch.autograd import Function
 
 from losskit.core.dispatch import plain_obstacle
 from losskit.errors import LosskitRuntimeError
-from losskit.kernels.cpu.autograd import differentiated as by_definition
+from losskit.kernels.cpu.autograd import differentiated
 from losskit.kernels.linear.chunks import Plan, Tensors, evaluate
-
-__all__ = ["chunked_loss", "differentiated"]
 
 
 class InChunks(Function):
@@ -38,27 +36,30 @@ class InChunks(Function):
         # For derivatives of the gradient, and under a transform such as vmap.
         if is_grad_enabled() or plain_obstacle(grad_output) is not None:
             call = (None, lambda _, *own: ctx.definition(*own), None)
-            return None, *by_definition(call, tensors, needs, grad_output)
-        return None, *differentiated(tensors, ctx.plan, grads, grad_output, needs)
+            return None, *differentiated(call, tensors, needs, grad_output)
+        if grads is not None:
+            return None, *scaled(grads, grad_output)
+        return None, *anew(tensors, ctx.plan, grad_output, needs)
 
 
-def differentiated(
-    tensors: Tensors, plan: Plan, grads: list[Tensor | None] | None, grad_output: Tensor, needs: tuple[bool, ...]
-) -> list[Tensor | None]:
-    """The gradients times grad_output: those at hand, which are overwritten, or else computed anew."""
-    if grads is not None:
-        # A number on another device would have to be waited for.
-        if grad_output.device.type != "cpu" or float(grad_output) != 1:
-            for gradient in grads:
-                if gradient is not None:
-                    gradient.mul_(grad_output)
-        return grads
+def scaled(grads: list[Tensor | None], grad_output: Tensor) -> list[Tensor | None]:
+    """The gradients of one number times grad_output, in place."""
+    # A number on another device would have to be waited for.
+    if grad_output.device.type != "cpu" or float(grad_output) != 1:
+        for gradient in grads:
+            if gradient is not None:
+                gradient.mul_(grad_output)
+    return grads
+
+
+def anew(tensors: Tensors, plan: Plan, grad_output: Tensor, needs: tuple[bool, ...]) -> list[Tensor | None]:
+    """The gradients times grad_output, through the rows once more."""
     each, one = (None, grad_output.detach()) if plan.total else (grad_output.contiguous(), 1.0)
-    again = evaluate(tensors, plan, each, one, needs, False)
-    if again is None:
+    result = evaluate(tensors, plan, each, one, needs, False)
+    if result is None:
         # The forward pass took these targets; autograd would have seen a change by an operation that it knows of.
         raise LosskitRuntimeError("a target has left the range of the classes since the forward pass.")
-    return again[1]
+    return result[1]
 
 
 def chunked_loss(
