@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 # How large a share of the entries may be left for single entries to cost less than the products.
-_DENSEST = 1 / 50
+_DENSEST = 1 / 25
 # How many entries are looked at, and how many numbers are added up, at a time: they stay in the cache.
 _ENTRIES = 1 << 21
 _NUMBERS = 1 << 21
