@@ -176,6 +176,11 @@ bool class_layout(const Tensor& x, ClassArgs& args) {
         args.outer = 0;
         args.inner = 1;
     }
+    if (args.classes == 1) {
+        // Rows of one class, whichever way it is seen.
+        args.outer *= args.inner;
+        args.inner = 1;
+    }
     if (x.contiguous()) return true;
     if (x.ndim < 3) return false;
     // Channels last: the classes of a position are neighbours.
@@ -205,6 +210,7 @@ struct ClassOptions {
     double upstream = 1.0;
     bool want_loss = true, want_grad = false, inplace = false;
     DType out_dtype = DType::float32;
+    nb::handle stats = nb::none();
 };
 
 // False where a class index is out of range.
@@ -221,6 +227,9 @@ bool class_loss_checked(const Tensor& x, ClassArgs& args, const ClassOptions& o,
         args.grad_output = upstream.data;
         args.grad_output_dtype = upstream.dtype;
     }
+    // It is written to.
+    args.stats = const_cast<float*>(static_cast<const float*>(optional_data(o.stats, "stats", DType::float32, samples * kStats)));
+    if (has_score_options(args) && args.inner != 1) throw nb::value_error("these options take rows of classes");
     double divisor = static_cast<double>(samples);
     if (args.kind == Targets::indices) {
         double counted = 0.0;
@@ -271,6 +280,7 @@ bool class_loss_checked(const Tensor& x, ClassArgs& args, const ClassOptions& o,
 
 bool class_arguments(nb::handle input, nb::handle target, bool log_probs, Tensor& x, Tensor& t, ClassArgs& args) {
     if (!parse(input, x) || !parse(target, t) || !is_float(x.dtype) || !class_layout(x, args) || args.classes == 0) return false;
+    args.logit_scale = 1.0f;
     args.dtype = x.dtype;
     args.input = x.data;
     args.target = t.data;
@@ -288,15 +298,18 @@ bool class_arguments(nb::handle input, nb::handle target, bool log_probs, Tensor
 nb::object class_loss(bool log_probs, nb::handle input, nb::handle target, nb::handle weight, int64_t ignore_index,
                       double label_smoothing, nb::handle row_weight, nb::handle row_mask, nb::handle grad_output, bool total,
                       bool mean, std::optional<double> divisor, double upstream, bool want_loss, bool want_grad, bool inplace,
-                      int out_dtype) {
+                      int out_dtype, double logit_scale, double softcap, double z_loss, nb::handle stats) {
     Tensor x, t;
     ClassArgs args{};
     if (!class_arguments(input, target, log_probs, x, t, args)) throw nb::value_error("input and target do not fit the kernel");
+    args.logit_scale = static_cast<float>(logit_scale);
+    args.softcap = static_cast<float>(softcap);
+    args.z_loss = static_cast<float>(z_loss);
     args.ignore_index = ignore_index;
     args.label_smoothing = static_cast<float>(label_smoothing);
     args.weight = static_cast<const float*>(optional_data(weight, "weight", DType::float32, args.classes));
     ClassOptions o{row_weight, row_mask, grad_output, log_probs, total, divisor, upstream, want_loss, want_grad,
-                   inplace, static_cast<DType>(out_dtype)};
+                   inplace, static_cast<DType>(out_dtype), stats};
     nb::object loss_result = nb::none(), grad_result = nb::none();
     if (!class_loss_checked(x, args, o, mean, loss_result, grad_result)) return nb::none();
     return nb::make_tuple(loss_result, grad_result);
@@ -460,7 +473,8 @@ NB_MODULE(_kernels, m) {
     m.def("class_loss", &class_loss, nb::arg("log_probs"), nb::arg("input"), nb::arg("target"), nb::arg("weight").none(),
           nb::arg("ignore_index"), nb::arg("label_smoothing"), nb::arg("row_weight").none(), nb::arg("row_mask").none(),
           nb::arg("grad_output").none(), nb::arg("total"), nb::arg("mean"), nb::arg("divisor").none(), nb::arg("upstream"),
-          nb::arg("want_loss"), nb::arg("want_grad"), nb::arg("inplace"), nb::arg("out_dtype"));
+          nb::arg("want_loss"), nb::arg("want_grad"), nb::arg("inplace"), nb::arg("out_dtype"), nb::arg("logit_scale") = 1.0,
+          nb::arg("softcap") = 0.0, nb::arg("z_loss") = 0.0, nb::arg("stats").none() = nb::none());
     bind_ctc(m);
     bind_fused(m);
     m.def("empty", &empty);

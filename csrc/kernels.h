@@ -55,6 +55,11 @@ struct ClassArgs {
     const float* weight;
     const float* row_weight;
     const uint8_t* row_mask;
+    // Scores become softcap * tanh(logit_scale * x / softcap), without the tanh where softcap is 0; the loss of a sample
+    // that counts gains z_loss * lse^2.
+    float logit_scale, softcap, z_loss;
+    // Optional: kStats numbers for each sample. See `write_stats` in softmax.h.
+    float* stats;
     void* loss_out;
     DType loss_dtype;
     double* partial;
@@ -64,6 +69,13 @@ struct ClassArgs {
     DType grad_output_dtype;
     int threads;
 };
+
+// Any of them asks for rows, whose classes are contiguous.
+inline bool has_score_options(const ClassArgs& a) {
+    return a.logit_scale != 1.0f || a.softcap != 0.0f || a.z_loss != 0.0f || a.stats;
+}
+
+constexpr int64_t kStats = 4;
 
 // Losses of several tensors, any of which may have a gradient. See fused.h and rows.h.
 enum class Fused : int {

@@ -5,6 +5,7 @@
 // B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], error below 1 ulp (log(1 + y) without FMA: 1.2).
 // C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
 // D. exp for any x and log for any x, as A and B.
+// E. tanh for any x, error below 1.5 ulp.
 //
 // The coefficients are minimax fits of the named remainders. Do not compile with -ffast-math: it folds the rounding
 // trick and the compensation away.
@@ -178,6 +179,17 @@ LOSSKIT_INLINE float exp_any(float x) {
 LOSSKIT_INLINE float log_any(float x) {
     float result = log_nonnegative(x);
     return x < 0.0f ? kNaN : result;
+}
+
+// E. Near 0 a polynomial, because 1 - exp(-2 |x|) would have no digits left; beyond it 1 - 2 t / (1 + t).
+LOSSKIT_INLINE float tanh_any(float x) {
+    float square = x * x, magnitude = x < 0.0f ? -x : x;
+    // (tanh(x) / x - 1) / x^2
+    float p = -0.333332837f + square * (0.133314908f + square * (-0.0537434965f + square * (0.0206505861f - 0.00571704470f * square)));
+    float near = x + x * (square * p);
+    float t = exp_nonpositive(-2.0f * magnitude), far = 1.0f - 2.0f * t / (1.0f + t);
+    far = x < 0.0f ? -far : far;
+    return magnitude < 0.625f ? near : far;
 }
 
 }  // namespace

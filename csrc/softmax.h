@@ -9,6 +9,7 @@
 // C. Positions (classes apart, as in images, and rows of few classes after a transpose in the cache): the same for up to
 //    128 samples side by side.
 // D. Negative log-likelihood: no softmax.
+// E. Rows as in B, of scores that are scaled or capped first, or of which more is asked than the loss.
 //
 // Chunks of samples are fixed by the shape; each gives one partial sum.
 #pragma once
@@ -56,7 +57,9 @@ private:
 
 thread_local Scratch::Held Scratch::held_;
 
-inline bool transposed(const ClassArgs& a) { return a.inner == 1 && a.classes < kFewClasses; }
+inline bool transposed(const ClassArgs& a) {
+    return a.inner == 1 && a.classes < kFewClasses && !has_score_options(a);
+}
 
 inline int64_t positions_per_block(const ClassArgs& a) {
     // The exponentials of a block, and what else is laid out as they are, should stay in the second-level cache.
@@ -179,7 +182,7 @@ LOSSKIT_INLINE float weight_of(const ClassArgs& a, int64_t k) { return a.weight 
 inline void row_shares(const ClassArgs& a, const Share& share, int64_t at, int64_t k, int64_t n, float* q) {
     const float keep = share.keep, uniform = share.uniform;
     if (a.kind == Targets::probabilities) {
-        load_any(a.target, a.dtype, at, q, n);
+        load_any(a.target, a.target_dtype, at, q, n);
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) q[i] = keep * q[i] + uniform;
     } else {
@@ -276,12 +279,16 @@ inline double block_sum_apart(const float* values, float shift, bool logits, int
     return static_cast<double>(rest) + ones;
 }
 
-// What the rows of a chunk share: room for the exponentials of a row where they cannot stand in its gradient, and for one
-// maximum per block.
+// What the rows of a chunk share: room for the exponentials of a row where they cannot stand in its gradient, for one
+// maximum per block, and for the scores of a row as the options make them of the input.
 struct RowBuffers {
     float floats[kRowBlock], shares[kRowBlock];
     float* maxima;
     float* exps;
+    float* scores;
+    // Of the last row: its maximum and its sum of exponentials.
+    float m;
+    double s;
 };
 
 // The unweighted loss of row `r`; writes its gradient where one is wanted.
@@ -361,9 +368,17 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
         double below = m - target_logit;
         if (!(c == 0.0 && below == kInfinity)) loss += c * below;
     }
+    buffers.m = m;
+    buffers.s = s;
+    double unit = c + q_sum;
+    if (a.z_loss != 0.0f) {
+        double lse = m + log_s;
+        loss += a.z_loss * lse * lse;
+        unit += 2.0 * a.z_loss * lse;
+    }
     if (!a.grad) return loss;
     // A row with NaN or nothing but -inf has no softmax: all of it is NaN.
-    double per_unit = (c + q_sum) * upstream / s;
+    double per_unit = unit * upstream / s;
     // In double, and not from the stored gradient: p − 1 cancels where the model is right.
     double of_target = 0.0;
     for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
@@ -388,27 +403,134 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
     return loss;
 }
 
+// E. The scores of a row from its input.
+inline void score_row(const ClassArgs& a, int64_t at, float* y) {
+    const int64_t n = a.classes;
+    load_any(a.input, a.dtype, at, y, n);
+    if (a.softcap != 0.0f) {
+        const float cap = a.softcap, factor = static_cast<float>(static_cast<double>(a.logit_scale) / a.softcap);
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) y[i] = cap * tanh_any(y[i] * factor);
+    } else if (a.logit_scale != 1.0f) {
+        const float factor = a.logit_scale;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) y[i] *= factor;
+    }
+}
+
+// From the gradient by the scores to that by the input.
+inline void scores_to_input(const ClassArgs& a, const float* y, float* grad) {
+    const int64_t n = a.classes;
+    const float scale = a.logit_scale;
+    if (a.softcap != 0.0f) {
+        const float inverse = 1.0f / a.softcap;
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) {
+            float t = y[i] * inverse;
+            grad[i] *= scale * ((1.0f - t) * (1.0f + t));
+        }
+    } else if (scale != 1.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) grad[i] *= scale;
+    }
+}
+
+// Of a sample that counts: the log-probability of its target, lse, the entropy of the softmax, and how many classes
+// score higher than the target; 0, 0, 0 and the number of classes of any other.
+inline void write_stats(const ClassArgs& a, int64_t r, const float* y, float m, double s) {
+    float* stats = a.stats + r * kStats;
+    const int64_t n = a.classes;
+    const float shift = m;
+    const double log_s = std::log(s), lse = m + log_s;
+    double spread = 0.0;
+    for (int64_t k = 0; k < n; k += kRowBlock) {
+        const int64_t end = k + kRowBlock < n ? k + kRowBlock : n;
+        float part = 0.0f;
+#pragma omp simd reduction(+ : part)
+        for (int64_t i = k; i < end; ++i) {
+            float below = shift - y[i], e = exp_nonpositive(-below);
+            part += e == 0.0f ? 0.0f : e * below;
+        }
+        spread += part;
+    }
+    int64_t t = 0;
+    double log_prob = 0.0;
+    if (a.kind == Targets::indices) {
+        t = index_at(a, r);
+        log_prob = (static_cast<double>(y[t]) - m) - log_s;
+    } else {
+        float best = -kInfinity;
+        for (int64_t k = 0; k < n; ++k) {
+            float q = load_one(a.target, a.target_dtype, r * n + k);
+            t = q > best ? k : t;
+            best = q > best ? q : best;
+            if (q != 0.0f) log_prob += q * ((static_cast<double>(y[k]) - m) - log_s);
+        }
+    }
+    const float own = y[t];
+    int64_t higher = 0;
+#pragma omp simd reduction(+ : higher)
+    for (int64_t i = 0; i < n; ++i) higher += y[i] > own;
+    stats[0] = static_cast<float>(log_prob);
+    stats[1] = static_cast<float>(lse);
+    stats[2] = static_cast<float>(log_s + spread / s);
+    // Nothing is higher than NaN, and such a row has no right answer.
+    stats[3] = static_cast<float>(s == s ? higher : n);
+}
+
+inline void no_stats(const ClassArgs& a, int64_t r) {
+    float* stats = a.stats + r * kStats;
+    stats[0] = stats[1] = stats[2] = 0.0f;
+    stats[3] = static_cast<float>(a.classes);
+}
+
+template <Shares kShares>
+inline double scored_row(const ClassArgs& a, const Share& share, int64_t r, RowBuffers& buffers, float upstream) {
+    const int64_t at = r * a.classes;
+    score_row(a, at, buffers.scores);
+    ClassArgs row = a;
+    row.input = buffers.scores;
+    row.dtype = DType::float32;
+    const int64_t first = a.kind == Targets::indices ? r : at;
+    const int64_t size = a.target_dtype == DType::int64 ? 8 : a.target_dtype == DType::uint8 ? 1 : bytes_of(a.target_dtype);
+    row.target = static_cast<const char*>(a.target) + first * size;
+    const bool in_place = a.dtype == DType::float32;
+    float* grad = !a.grad ? nullptr : in_place ? static_cast<float*>(a.grad) + at : buffers.exps;
+    row.grad = grad;
+    double loss = softmax_row<kShares>(row, share, 0, buffers, upstream);
+    if (a.stats) write_stats(a, r, buffers.scores, buffers.m, buffers.s);
+    if (!a.grad) return loss;
+    scores_to_input(a, buffers.scores, grad);
+    if (!in_place) store_any(grad, a.grad, a.dtype, at, a.classes);
+    return loss;
+}
+
 template <Shares kShares>
 inline void softmax_rows(const ClassArgs& a) {
     const int64_t step = rows_per_chunk(a), chunks = class_chunks(a), classes = a.classes, size = bytes_of(a.dtype);
     const Share share = share_of(a);
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
         int64_t blocks = (classes + kRowBlock - 1) / kRowBlock;
-        Scratch scratch(a.grad ? blocks + (a.dtype == DType::float32 ? 0 : classes) : 0);
+        const bool scored = has_score_options(a);
+        Scratch scratch((a.grad ? blocks + (a.dtype == DType::float32 ? 0 : classes) : 0) + (scored ? classes : 0));
         RowBuffers buffers;
-        buffers.maxima = scratch.data();
-        buffers.exps = scratch.data() + blocks;
+        buffers.scores = scratch.data();
+        buffers.maxima = scratch.data() + (scored ? classes : 0);
+        buffers.exps = buffers.maxima + blocks;
         double sum = 0.0;
         int64_t end = (chunk + 1) * step < a.outer ? (chunk + 1) * step : a.outer;
         for (int64_t r = chunk * step; r < end; ++r) {
             float value = 0.0f;
             if (counts_at(a, r)) {
-                double loss = softmax_row<kShares>(a, share, r, buffers, a.grad ? grad_factor(a, r) : 0.0f);
+                const float upstream = a.grad ? grad_factor(a, r) : 0.0f;
+                double loss = scored ? scored_row<kShares>(a, share, r, buffers, upstream)
+                                     : softmax_row<kShares>(a, share, r, buffers, upstream);
                 loss *= loss_factor(a, r);
                 sum += loss;
                 value = static_cast<float>(loss);
-            } else if (a.grad) {
-                std::memset(static_cast<char*>(a.grad) + r * classes * size, 0, static_cast<size_t>(classes * size));
+            } else {
+                if (a.grad) std::memset(static_cast<char*>(a.grad) + r * classes * size, 0, static_cast<size_t>(classes * size));
+                if (a.stats) no_stats(a, r);
             }
             if (a.loss_out) store_one(value, a.loss_out, a.loss_dtype, r);
         }

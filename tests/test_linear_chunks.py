@@ -31,7 +31,9 @@ SMALL = 8 * C * 8 * 3
 needs_kernels = pytest.mark.skipif(not cpu.available(), reason=cpu.unavailable_reason())
 
 
-def data(dtype: torch.dtype = torch.float64, target: str = "indices", bias: bool = True, seed: int = 0) -> dict[str, Any]:
+def data(
+    dtype: torch.dtype = torch.float64, target: str = "indices", bias: bool = True, seed: int = 0
+) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -92,6 +94,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "masked out": {"mask": torch.arange(N) < 0, "on_empty": "zero"},
     "normalizer": {"normalizer": 5.5},
     "normalizer tensor": {"normalizer": torch.tensor(5.5)},
+    "z_loss": {"z_loss": 0.01, "label_smoothing": 0.1},
+    "softcap": {"softcap": 5.0, "logit_scale": 2.0, "z_loss": 0.01},
 }
 each_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 
@@ -297,14 +301,14 @@ def test_many_classes(way: dict[str, Any]) -> None:
 
 @each_way
 def test_two_threads(way: dict[str, Any]) -> None:
-    expected = [results(F.linear_cross_entropy, {**data(torch.float32, seed=i), "workspace": SMALL, **way}) for i in (0, 1)]
+    expected = [
+        results(F.linear_cross_entropy, {**data(torch.float32, seed=i), "workspace": SMALL, **way}) for i in (0, 1)
+    ]
     found: dict[int, list[list[Tensor]]] = {0: [], 1: []}
 
     def work(i: int) -> None:
         for _ in range(5):
-            found[i].append(
-                results(F.linear_cross_entropy, {**data(torch.float32, seed=i), "workspace": SMALL, **way})
-            )
+            found[i].append(results(F.linear_cross_entropy, {**data(torch.float32, seed=i), "workspace": SMALL, **way}))
 
     threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
     for thread in threads:
@@ -454,7 +458,22 @@ def operator_arguments(dtype: torch.dtype, reduction: str, backend: str, grad: b
     tensors = [arguments[name] for name in ("input", "linear_weight", "linear_bias", "target")]
     tensors = [tensor if grad else tensor.detach() for tensor in tensors]
     factors = (torch.rand(C).to(dtype), torch.rand(N).to(dtype), torch.arange(N) % 4 > 0, None, None)
-    return *tensors, *factors, "linear_cross_entropy", -100, 0.1, SMALL, 0.0, False, backend, reduction, "nan"
+    return (
+        *tensors,
+        *factors,
+        "linear_cross_entropy",
+        -100,
+        0.1,
+        SMALL,
+        0.0,
+        False,
+        0.01,
+        5.0,
+        2.0,
+        backend,
+        reduction,
+        "nan",
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
@@ -507,7 +526,11 @@ def peaked(dtype: torch.dtype, target: str = "indices", rows: int = 200, classes
 @pytest.mark.parametrize("filter_eps", [1e-6, 1e-3, 0.2])
 def test_what_is_left_out_is_bounded(filter_eps: float, reduction: str, target: str, way: dict[str, Any]) -> None:
     dtype = torch.float64 if way else torch.float32
-    arguments = {**peaked(dtype, target), "reduction": reduction, "sample_weight": torch.linspace(-1, 2, 200, dtype=dtype)}
+    arguments = {
+        **peaked(dtype, target),
+        "reduction": reduction,
+        "sample_weight": torch.linspace(-1, 2, 200, dtype=dtype),
+    }
     exact = whole(arguments)
     ours = results(F.linear_cross_entropy, {**arguments, "workspace": "4MiB", "filter_eps": filter_eps, **way})
     everything = F.linear_cross_entropy(**{**arguments, "workspace": "4MiB", **way})
@@ -518,7 +541,10 @@ def test_what_is_left_out_is_bounded(filter_eps: float, reduction: str, target: 
     weight = arguments["sample_weight"].double()
     factor = (weight * upstream / (weight.sum() if reduction == "mean" else 1)).abs()
     x, layer = arguments["input"].detach().double().abs(), arguments["linear_weight"].detach().double().abs()
-    bounds = [filter_eps * factor.unsqueeze(1) * layer.sum(0), (filter_eps * (factor.unsqueeze(1) * x).sum(0)).expand_as(layer)]
+    bounds = [
+        filter_eps * factor.unsqueeze(1) * layer.sum(0),
+        (filter_eps * (factor.unsqueeze(1) * x).sum(0)).expand_as(layer),
+    ]
     rounding = 64 * torch.finfo(dtype).eps
     for mine, true, bound in zip(ours[1:], exact[1:], bounds, strict=True):
         assert bool(((mine.double() - true).abs() <= bound + rounding * float(true.abs().max())).all())
@@ -682,7 +708,15 @@ class Living(TorchDispatchMode):
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"label_smoothing": 0.1}, {"weight": torch.ones(1000)}, {"weight": torch.ones(1000), "label_smoothing": 0.1}],
+    [
+        {},
+        {"label_smoothing": 0.1},
+        {"weight": torch.ones(1000)},
+        {"weight": torch.ones(1000), "label_smoothing": 0.1},
+        {"softcap": 5.0},
+        {"z_loss": 0.1},
+        {"softcap": 5.0, "z_loss": 0.1, "label_smoothing": 0.1, "return_stats": True},
+    ],
     ids=lambda options: " ".join(options) or "plain",
 )
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=dtype_name)
@@ -702,6 +736,7 @@ def test_plain_operations_keep_within_the_workspace(
         loss = F.linear_cross_entropy(
             input, linear_weight, given, **options, reduction=reduction, workspace=workspace, backend="reference"
         )
+        loss = loss[0] if isinstance(loss, tuple) else loss
         loss.sum().backward()
     assert input.grad is not None
     assert linear_weight.grad is not None

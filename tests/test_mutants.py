@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import test_gradients
 import test_options
+import test_score_options
 import torch
 from cases import BY_NAME, CASES, Case
 from torch import Tensor
@@ -445,3 +446,14 @@ def test_kernels_with_nothing_changed_pass(monkeypatch: pytest.MonkeyPatch, case
     short_way(case, "plain")
     mutate_definition(monkeypatch, case, lambda loss: loss)
     definition_options(case, "plain")
+
+
+@needs_kernels
+@pytest.mark.parametrize(("option", "none"), [("z_loss", 0.0), ("softcap", 0.0), ("logit_scale", 1.0)])
+def test_a_kernel_that_forgets_an_option_of_the_scores_is_found(
+    monkeypatch: pytest.MonkeyPatch, option: str, none: float
+) -> None:
+    put(monkeypatch, Mutant(given=lambda arguments: arguments | {option: none}))
+    options = test_score_options.OPTIONS[-1]
+    with pytest.raises(AssertionError):
+        test_score_options.test_value_and_gradient(torch.float32, "auto", "indices", options)

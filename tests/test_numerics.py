@@ -449,6 +449,12 @@ def check_elementary_functions() -> None:
     softplus = F.binary_cross_entropy_with_logits(x, zero, reduction="none", backend="cpu")
     # The error of exp, 0.75 at most, and that of log(1 + y).
     assert error_in_steps(softplus, x.double().exp().log1p()) < 1.8
+    # The log-sum-exp of a single capped score is the score, tanh.
+    magnitudes = torch.cat([torch.logspace(-37, 1.2, 400_000), torch.linspace(0.5, 0.8, 200_000)])
+    x = torch.cat([magnitudes, -magnitudes]).unsqueeze(1)
+    target = torch.zeros(len(x), dtype=torch.long)
+    _, stats = F.cross_entropy(x, target, softcap=1.0, return_stats=True, reduction="sum", backend="cpu")
+    assert error_in_steps(stats.lse, x.squeeze(1).double().tanh()) < 1.5
 
 
 def check_instruction_set(name: str) -> None:

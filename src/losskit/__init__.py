@@ -5,6 +5,7 @@ from typing import Any
 
 from losskit import functional
 from losskit.core.dispatch import Dispatch, explain_dispatch
+from losskit.core.scores import ClassStats
 from losskit.errors import LosskitError, LossWarning
 from losskit.memory import empty_cache, memory_stats, set_cache_limit, tune_malloc
 from losskit.modules import (
@@ -38,6 +39,7 @@ __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
     "CTCLoss",
+    "ClassStats",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dispatch",

@@ -92,6 +92,10 @@ def class_loss(
     want_grad: bool,
     inplace: bool,
     out_dtype: int,
+    logit_scale: float = 1.0,
+    softcap: float = 0.0,
+    z_loss: float = 0.0,
+    stats: Tensor | None = None,
 ) -> tuple[Any, Any] | None: ...
 def has_class_layout(input: Tensor, /) -> bool: ...
 def ctc(

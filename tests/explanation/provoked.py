@@ -62,6 +62,9 @@ CALLS: dict[str, Callable[..., Explanation]] = {
         "cross_entropy", [[1.0, 0.0], [1.0, 2.0]], [1, 0], weight=[0, 2], **more
     ),
     "smoothing_floor": lambda **more: losskit.explain("cross_entropy", [[5.0, 0.0]], [0], label_smoothing=0.1, **more),
+    "shift": lambda **more: losskit.explain(
+        "linear_cross_entropy", [[[1.0], [2.0], [0.5]]], [[1.0], [-1.0]], [[0, 1, 0]], shift=2, **more
+    ),
     "softmax_twice": lambda **more: losskit.explain("cross_entropy", eye, [0, 1, 2], **more),
     "textbook": lambda **more: losskit.explain("cross_entropy", [[0.1234, 0.5555, 0.3211]] * 3, [0, 1, 2], **more),
     "textbook_single": lambda **more: losskit.explain("cross_entropy", [[0.1, 0.2, 0.3]], [1], **more),
@@ -131,6 +134,14 @@ CALLS: dict[str, Callable[..., Explanation]] = {
 }
 
 
+# The options of cross entropy that torch has not.
+SCORE_OPTIONS: list[dict[str, float]] = [
+    {"logit_scale": 0.5},
+    {"softcap": 2.0},
+    {"z_loss": 0.1, "softcap": 2.0, "logit_scale": -1.5, "label_smoothing": 0.1},
+]
+
+
 def explanations(lang: str) -> Iterator[Explanation]:
     """Of every loss and variant, of large and unusual inputs, and with every remark."""
     for case in ALL_CASES:
@@ -156,3 +167,5 @@ def explanations(lang: str) -> Iterator[Explanation]:
         yield call(lang=lang)
     yield losskit.explain("gaussian_nll_loss", [1.0, 2.0], [1.5, 2.0], [4.0, 4.0], lang=lang)
     yield losskit.explain("cross_entropy", [[0.0, 0.0]], [1], lang=lang)
+    for options in SCORE_OPTIONS:
+        yield losskit.explain("cross_entropy", [[1.0, 2.0, -3.0]], [1], **options, lang=lang)

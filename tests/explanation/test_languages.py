@@ -16,7 +16,7 @@ from losskit.explanation.messages import en, zh
 CHINESE = re.compile(r"[一-鿿]")
 # Names of mathematics and of PyTorch, which are the same in both languages.
 NAMES = {
-    *("clamp", "cos", "exp", "ln", "log", "max", "min", "sign", "nat", "NaN"),
+    *("clamp", "cos", "exp", "ln", "log", "lse", "max", "min", "sign", "tanh", "nat", "NaN"),
     *("softmax", "Softmax", "sigmoid", "Sigmoid", "Softplus", "softplus", "log_softmax", "argmax", "reshape"),
     *("float64", "float32", "bfloat16", "float16", "int64", "uint8", "int32", "bool", "complex64"),
     *("True", "False", "mean", "none", "sum", "batchmean", "zero", "raise", "nan", "reference", "PairwiseDistance"),

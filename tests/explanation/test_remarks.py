@@ -62,6 +62,8 @@ TEXTS = {
     "class_weight_zero": "Weight 0: class 0. 1 of 2 samples have such a target; they add nothing to the sum and "
     "nothing to its divisor.",
     "smoothing_floor": "With this label smoothing no prediction costs less than 0.1985.",
+    "shift": "Shift: each position is scored against the label of the position 2 further on. Where there is none, at "
+    "the end of each sequence, nothing counts.",
     "softmax_twice": "Each row lies in [0, 1] and sums to 1, as probabilities do. The softmax of this loss is then "
     "a second one, and with 3 classes the loss cannot fall below 0.5514, even where every prediction is certain and "
     "right. If the rows come out of a softmax, pass what goes into it.",

@@ -14,6 +14,7 @@ from cases import ALL_CASES, CASES, REDUCTIONS, Call, Case, dtype_name
 from torch import Tensor
 
 import losskit
+from explanation.provoked import SCORE_OPTIONS
 from losskit import catalog, functional
 from losskit.explanation import Explanation
 from losskit.explanation.families import LESSONS, ctc, distribution, embedding, margin, pointwise, softmax
@@ -82,6 +83,33 @@ def test_the_lessons_know_no_kernel_and_no_definition() -> None:
             module = getattr(value, "__module__", None) or getattr(value, "__name__", "")
             assert not str(module).startswith(("losskit.losses", "losskit.kernels", "losskit.families"))
             assert not str(module).startswith(("losskit.functional", "losskit.core"))
+
+
+@pytest.mark.parametrize("options", SCORE_OPTIONS)
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_options_of_the_scores(options: dict[str, float], probabilities: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    input, weight = torch.randn(2, 4, 6, generator=generator), torch.randn(5, 6, generator=generator)
+    classes = torch.randint(5, (2, 4), generator=generator)
+    target = torch.nn.functional.one_hot(classes, 5).float() * 0.5 + 0.1 if probabilities else classes
+    for case in CASES:
+        if case.name != "cross_entropy":
+            continue
+        for shape in ((2, 5, 4), (5,)):
+            call = case.make("probabilities" if probabilities else "weight", shape, torch.float32)
+            for reduction in REDUCTIONS:
+                check(case, call, explained(case, call, reduction=reduction, **options), reduction=reduction, **options)
+    for shift in (0, 1, 9):
+        more: dict[str, Any] = {"shift": shift, "sample_weight": torch.rand(4, generator=generator), **options}
+        for mask in (None, torch.tensor([True, False, True, True])):
+            explanation = losskit.explain("linear_cross_entropy", input, weight, target, mask=mask, **more)
+            leaves = input.clone().requires_grad_(), weight.clone().requires_grad_()
+            loss = functional.linear_cross_entropy(*leaves, target, mask=mask, **more)
+            torch.testing.assert_close(explanation.result, loss.detach(), rtol=0, atol=0, equal_nan=True)
+            assert_as_exact(loss, explanation.value, steps=8, scale=largest_on_the_way(explanation))
+            for name, mine in zip(("input", "linear_weight"), torch.autograd.grad(loss, leaves), strict=True):
+                exact = explanation.gradients[name].by_formula
+                assert_as_exact(mine, exact, steps=16, scale=max(1.0, float(exact.nan_to_num().abs().max())))
 
 
 # Every case.

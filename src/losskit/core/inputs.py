@@ -14,6 +14,7 @@ from torch import Tensor
 from losskit.core.dispatch import BACKENDS, is_plain
 from losskit.core.precision import autocast_enabled
 from losskit.core.reduction import REDUCTIONS, Options, Reduction
+from losskit.core.scores import ScoreOptions
 from losskit.errors import (
     LosskitIndexError,
     LosskitRuntimeError,
@@ -490,6 +491,34 @@ def check_label_smoothing(function: str, label_smoothing: object) -> None:
         raise LosskitRuntimeError(f"{function}: label_smoothing must lie in [0, 1], got {value:g}.")
 
 
+def score_options(
+    function: str, z_loss: object, softcap: object, logit_scale: object, return_stats: object
+) -> ScoreOptions:
+    for name, value in (("z_loss", z_loss), ("logit_scale", logit_scale), ("softcap", softcap)):
+        if name == "softcap" and value is None:
+            continue
+        if isinstance(value, Tensor):
+            raise LosskitTypeError(
+                f"{function}: {name} must be a number, got a tensor: multiply the scores by it instead?"
+            )
+        check_number(function, name, value)
+        number = float(value)  # type: ignore[arg-type]  # check_number has seen that it is a number
+        # torch.compile traces a comparison, and not math.isfinite.
+        if not -math.inf < number < math.inf:
+            raise LosskitValueError(f"{function}: {name} must be finite, got {number:g}.")
+        if name == "z_loss" and number < 0:
+            raise LosskitValueError(f"{function}: z_loss must be 0 or more, got {number:g}.")
+        if name == "softcap" and number <= 0:
+            raise LosskitValueError(f"{function}: softcap must be greater than 0, got {number:g}: None is no cap.")
+    check_bool(function, "return_stats", return_stats)
+    return ScoreOptions(
+        float(z_loss),  # type: ignore[arg-type]  # as above
+        None if softcap is None else float(softcap),  # type: ignore[arg-type]  # as above
+        float(logit_scale),  # type: ignore[arg-type]  # as above
+        bool(return_stats),
+    )
+
+
 def check_int(function: str, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise LosskitTypeError(f"{function}: {name} must be an int, got {type(value).__name__}.")
@@ -643,11 +672,11 @@ def shape_of_rows(function: str, *pairs: tuple[tuple[str, torch.Size], tuple[str
 
 
 def check_linear(function: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """input (K) or (N, K), weight (C, K), or (C, d1, …, K) with a batch, bias as the weight without K."""
+    """input (…, K) and weight (C, K), or (N, K) and (C, d1, …, K); bias as the weight without K."""
     check_devices(function, input=input, linear_weight=weight, linear_bias=bias)
     check_floating(function, "input", input)
-    if input.ndim not in (1, 2):
-        raise LosskitRuntimeError(f"{function}: input must have shape (K) or (N, K), got {shape_of(input)}.")
+    if input.ndim == 0:
+        raise LosskitRuntimeError(f"{function}: input must have shape (K) or (…, K), got a 0-dim tensor.")
     if weight.ndim < 2:
         raise LosskitRuntimeError(
             f"{function}: linear_weight must have shape (C, K) or (C, d1, …, K), got {shape_of(weight)}."
@@ -662,10 +691,11 @@ def check_linear(function: str, input: Tensor, weight: Tensor, bias: Tensor | No
             f"{function}: linear_bias must have the shape of linear_weight without its last dimension, "
             f"{tuple(weight.shape[:-1])}, got {shape_of(bias)}."
         )
-    if weight.ndim > 2 and input.ndim == 1:
+    if weight.ndim > 2 and input.ndim != 2:
+        fix = ": input.unsqueeze(0)?" if input.ndim == 1 else "."
         raise LosskitRuntimeError(
             f"{function}: linear_weight {shape_of(weight)} needs an input of shape (N, {weight.shape[-1]}), got "
-            f"{shape_of(input)}: input.unsqueeze(0)?"
+            f"{shape_of(input)}{fix}"
         )
     for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
         if tensor is not None and tensor.dtype != input.dtype and not autocast_enabled(input.device.type):

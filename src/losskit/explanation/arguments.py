@@ -171,6 +171,11 @@ def _held_by(module: nn.Module, loss: LossInfo, parameters: Mapping[str, Any]) -
     held = {name: getattr(module, name) for name in parameters if name not in DATA and hasattr(module, name)}
     if loss.name == "linear_cross_entropy":
         layer: Any = module.linear
+        if not isinstance(layer, nn.Linear):
+            raise LosskitTypeError(
+                f"explain: the layer of {type(module).__name__} is a {type(layer).__name__}; explain "
+                "linear_cross_entropy with the weight that it stands for."
+            )
         shape = (module.num_classes, *module.out_features)  # type: ignore[misc]  # a tuple of ints
         held["linear_weight"] = layer.weight.reshape([*shape, layer.in_features])
         held["linear_bias"] = None if layer.bias is None else layer.bias.reshape(shape)

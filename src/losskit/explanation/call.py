@@ -53,6 +53,9 @@ def run(request: Request) -> Outcome:
         # No leaf: inplace_backward refuses to overwrite one.
         arguments |= {name: leaf.clone() for name, leaf in leaves.items()}
         result = request.function(**arguments)
+        if not isinstance(result, Tensor):
+            # What return_stats gives beside the loss.
+            result = result[0]
         gradients = {}
         if result.requires_grad:
             found = torch.autograd.grad(result.sum(), list(leaves.values()), allow_unused=True, materialize_grads=True)

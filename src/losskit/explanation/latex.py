@@ -8,6 +8,7 @@ _LETTERS = {
     "γ": r"\gamma",
     "δ": r"\delta",
     "ε": r"\varepsilon",
+    "κ": r"\kappa",
     "λ": r"\lambda",
     "π": r"\pi",
     "σ": r"\sigma",
@@ -37,7 +38,7 @@ _LETTERS = {
     "′": "'",
     "%": r"\%",
 }
-_FUNCTIONS = ("cos", "exp", "log", "max", "min")
+_FUNCTIONS = ("cos", "exp", "log", "max", "min", "tanh")
 # A number, a word, a subscript, spaces, or one character.
 _TOKEN = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?|[A-Za-z]{2,}(?:_[A-Za-z]+)*|_\([^()]*\)|_\w+|\s+|.", re.DOTALL)
 

@@ -10,6 +10,7 @@ from losskit.core import inputs
 from losskit.core.dispatch import named_backend_error, note, note_more, obstacle, plain_obstacle, trace_obstacle
 from losskit.core.precision import autocast, autocast_enabled, widen
 from losskit.core.reduction import Options, Reduction, where
+from losskit.core.scores import PLAIN, ScoreOptions
 from losskit.families import softmax
 from losskit.kernels import cpu, linear
 from losskit.losses.linear_softmax import linear_logits
@@ -31,6 +32,7 @@ class LinearCall:
     workspace: int
     # Gradients by a score that are this small next to the row's factor may count as 0.
     filter_eps: float
+    scores: ScoreOptions = PLAIN
     # Whether the operands are multiplied in their own dtype, as autocast has it, and not in float32.
     narrow: bool = False
 
@@ -39,7 +41,9 @@ class LinearCall:
 Tensors = tuple[Tensor, Tensor, Tensor | None, Tensor]
 
 
-def run(call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor) -> Tensor:
+def run(
+    call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
+) -> softmax.Result:
     backend = call.options.backend
     if backend == "triton":
         raise named_backend_error(call.function, "triton", "there is no Triton kernel for this loss")
@@ -80,7 +84,7 @@ def _cast(tensor: Any) -> Any:
 
 def as_a_whole(
     call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
-) -> Tensor:
+) -> softmax.Result:
     """The scores of all rows, and their cross entropy."""
     shape = loss_shape(input, linear_weight)
     rows = rows_that_count(call, input, target, shape)
@@ -102,6 +106,7 @@ def as_a_whole(
         call.label_smoothing,
         call.options,
         False,
+        call.scores,
     )
 
 
@@ -135,6 +140,8 @@ def operator_obstacle(
         return reason
     if call.options.backend == "reference":
         return "backend='reference' was asked for"
+    if call.scores.stats:
+        return "return_stats gives what the operator does not"
     # The call of an operator costs what Inductor takes for so many scores.
     if call.options.backend == "auto" and input.shape[0] * linear_weight.shape[0] < 2**15:
         return "the call of an operator costs more than these few scores"
@@ -197,7 +204,7 @@ def plan_of(
         row_weight = None if sample_weight is None else sample_weight.float().contiguous()
         weight = None if call.weight is None else call.weight.detach().float().contiguous()
         step = cpu.LinearOptions(
-            weight, call.ignore_index, call.label_smoothing, row_weight, reduction.name != "none"
+            weight, call.ignore_index, call.label_smoothing, row_weight, reduction.name != "none", call.scores
         ).step
         empty = cpu.empty
     else:
@@ -232,6 +239,7 @@ def class_call(call: LinearCall, reduction: Reduction, out_dtype: torch.dtype) -
         out_dtype,
         False,
         call.options.backend,
+        call.scores,
     )
 
 
@@ -250,6 +258,7 @@ class PlainStep:
         factor: float,
         want_loss: bool,
         want_grad: bool,
+        stats: Tensor | None,
     ) -> tuple[Tensor, Tensor | None]:
         """A step of the loop over the rows, as `losskit.kernels.linear.Step` says."""
         whole = self.call.reduction
@@ -257,10 +266,19 @@ class PlainStep:
         # What is masked or ignored is not among these rows, and the divisor is that of all chunks.
         part = Reduction(whole.function, "none", torch.Size([len(scores)]), len(scores), weight, None, None, "nan")
         weight_of_class = None if self.call.weight is None else self.call.weight.detach()
-        call = replace(self.call, reduction=part, weight=weight_of_class, out_dtype=scores.dtype)
+        call = replace(
+            self.call,
+            reduction=part,
+            weight=weight_of_class,
+            out_dtype=scores.dtype,
+            scores=replace(self.call.scores, stats=stats is not None),
+        )
         scores = scores.detach().requires_grad_(want_grad)
         with torch.set_grad_enabled(want_grad):
-            losses = softmax.by_definition(call, scores, labels)
+            result = softmax.by_definition(call, scores, labels)
+        losses = softmax.loss_of(result)
+        if stats is not None and not isinstance(result, Tensor):
+            stats.copy_(torch.stack([each.to(stats.dtype) for each in result[1]], 1))
         by_scores = None
         if want_grad:
             outer = losses.new_full((), factor).expand(losses.shape)
@@ -281,20 +299,22 @@ def in_chunks(
     linear_weight: Tensor,
     linear_bias: Tensor | None,
     target: Tensor,
-) -> Tensor:
+) -> softmax.Result:
     """The scores of as many rows at a time as the workspace holds."""
     tell(plan, plain, input)
+    room = input.new_empty(len(input), 4, dtype=plan.products.dtype) if call.scores.stats else None
     others = tuple(tensor for tensor in (call.weight, plan.row_weight) if tensor is not None)
     result = linear.chunked_loss(
         (input, linear_weight, linear_bias, target),
         plan,
         others,
         call.out_dtype,
-        lambda *tensors: as_a_whole(call, *tensors),
+        lambda *tensors: softmax.loss_of(as_a_whole(call, *tensors)),
+        room,
     )
     if result is None:
         raise range_error(call, input, linear_weight, target)
-    return result
+    return result if room is None else (result, cpu.stats_of(room))
 
 
 def tell(plan: linear.Plan, plain: str | None, input: Tensor) -> None:
@@ -336,6 +356,9 @@ def by_operator(
         call.workspace,
         call.filter_eps,
         call.narrow,
+        call.scores.z_loss,
+        call.scores.softcap,
+        call.scores.logit_scale,
         call.options.backend,
         reduction.name,
         reduction.on_empty,
@@ -357,10 +380,20 @@ def row_bytes(
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     target_copied = target.is_floating_point() and (apart or target.dtype != dtype or not target.is_contiguous())
     input_copied = apart or input.dtype != dtype
-    scores = 1 if kernel else 7 if call.label_smoothing else 5
-    scores += target_copied
-    # Of the definition and its gradient: what they hold at a time.
-    return dtype.itemsize * max(classes * scores, features if input_copied else 0)
+    scores = 1 if kernel else plain_copies(call)
+    return dtype.itemsize * max(classes * (scores + target_copied), features if input_copied else 0)
+
+
+def plain_copies(call: LinearCall) -> int:
+    """How many matrices of the size of the scores the definition and its gradient hold at a time."""
+    options = call.scores
+    return (
+        5
+        + 2 * (call.label_smoothing > 0)
+        + 2 * (options.softcap is not None or options.logit_scale != 1)
+        + 2 * (options.z_loss != 0)
+        + 4 * options.stats
+    )
 
 
 def loss_shape(input: Tensor, linear_weight: Tensor) -> torch.Size:

@@ -9,6 +9,7 @@ from losskit.core import inputs
 from losskit.core.dispatch import changed_meanwhile, named_backend_error, note, obstacle, trace_obstacle
 from losskit.core.precision import narrow, widen
 from losskit.core.reduction import Options, Reduction, where
+from losskit.core.scores import PLAIN, ClassStats, ScoreOptions
 from losskit.errors import LosskitRuntimeError
 from losskit.kernels import cpu
 from losskit.losses import softmax
@@ -32,6 +33,11 @@ class ClassCall:
     out_dtype: torch.dtype
     inplace_backward: bool
     backend: str
+    scores: ScoreOptions = PLAIN
+
+
+# The loss, and with return_stats what comes with it.
+Result = Tensor | tuple[Tensor, ClassStats]
 
 
 def class_loss(
@@ -44,7 +50,8 @@ def class_loss(
     label_smoothing: float,
     options: Options,
     inplace_backward: bool,
-) -> Tensor:
+    scores: ScoreOptions = PLAIN,
+) -> Result:
     """A loss whose shapes and dtypes have been checked; out_dtype is given."""
     out_dtype = input.dtype if options.out_dtype is None else options.out_dtype
     class_dim = inputs.class_dim_of(input)
@@ -65,13 +72,14 @@ def class_loss(
             out_dtype,
             inplace_backward,
             options.backend,
+            scores,
         ),
         input,
         target,
     )
 
 
-def run(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
+def run(call: ClassCall, input: Tensor, target: Tensor) -> Result:
     if call.backend == "reference" and not call.inplace_backward:
         note("reference", "backend='reference' was asked for")
         return by_definition(call, input, target)
@@ -96,38 +104,52 @@ def run(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
     return by_definition(call, input, target)
 
 
-def by_definition(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
+def by_definition(call: ClassCall, input: Tensor, target: Tensor) -> Result:
     input, weight, mask = widen(input), call.weight, call.reduction.mask
     weight = None if weight is None else widen(weight)
-    counts = None
+    class_dim, scores = call.class_dim, call.scores
+    counts, counted = None, mask
     if mask is not None:
         # Not the loss but what it is computed from: a NaN times zero would come back through the gradient.
-        input = where(mask.unsqueeze(call.class_dim), input)
+        input = where(mask.unsqueeze(class_dim), input)
     if not target.is_floating_point():
         # uint8 would take ignore_index and C modulo 256.
         target = target.long()
         counted = _counted(call, target)
-        inputs.check_class_range(call.function, target, input.shape[call.class_dim], counted)
+        inputs.check_class_range(call.function, target, input.shape[class_dim], counted)
         # The gradient of a row that does not count is 0, whatever the row holds.
-        input = where(counted.unsqueeze(call.class_dim), input)
-    if input.shape[call.class_dim] == 0:
+        input = where(counted.unsqueeze(class_dim), input)
+    input = softmax.scores(input, scores.logit_scale, scores.softcap)
+    no_classes = input.shape[class_dim] == 0
+    if no_classes:
         # Without a class nothing counts, and there is no index 0 to take: a sum over nothing is the zero.
-        values = input.sum(call.class_dim)
+        values = input.sum(class_dim)
         counts = torch.zeros_like(values)
-    elif target.is_floating_point():
+    elif counted is None or target.is_floating_point():
         if mask is not None:
-            target = where(mask.unsqueeze(call.class_dim), target)
-        values = softmax.cross_entropy_of_probabilities(
-            input, widen(target), weight, call.label_smoothing, call.class_dim
-        )
+            target = where(mask.unsqueeze(class_dim), target)
+        values = softmax.cross_entropy_of_probabilities(input, widen(target), weight, call.label_smoothing, class_dim)
     else:
         target = where(counted, target)
         if call.log_probs:
-            values = softmax.nll_loss(input, target, counted, weight, call.class_dim)
+            values = softmax.nll_loss(input, target, counted, weight, class_dim)
         else:
-            values = softmax.cross_entropy(input, target, counted, weight, call.label_smoothing, call.class_dim)
+            values = softmax.cross_entropy(input, target, counted, weight, call.label_smoothing, class_dim)
         counts = softmax.class_weights(target, counted, weight, input.dtype)
-    return narrow(call.reduction.apply(values, counts), call.out_dtype)
+    if scores.z_loss != 0 and not no_classes:
+        values = values + softmax.z_loss(input, counted, scores.z_loss, class_dim)
+    loss = narrow(call.reduction.apply(values, counts), call.out_dtype)
+    if not scores.stats:
+        return loss
+    if no_classes:
+        zero = values.detach()
+        return loss, ClassStats(zero, zero, zero, zero.long())
+    return loss, ClassStats(*softmax.stats(input.detach(), widen(target.detach()), counted, class_dim))
+
+
+def loss_of(result: Result) -> Tensor:
+    """Without what comes with it."""
+    return result if isinstance(result, Tensor) else result[0]
 
 
 def kernel_obstacle(call: ClassCall, input: Tensor, target: Tensor) -> str | None:
@@ -157,14 +179,19 @@ def kernel_obstacle(call: ClassCall, input: Tensor, target: Tensor) -> str | Non
     return None
 
 
-def by_kernel(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
+def by_kernel(call: ClassCall, input: Tensor, target: Tensor) -> Result:
     reduction = call.reduction
-    if not cpu.class_layout(input):
+    in_layout = cpu.class_layout(input)
+    if not call.scores.plain and input.ndim > 2:
+        # The kernel takes the classes of a sample as neighbours for these.
+        in_layout = input.movedim(1, -1).is_contiguous()
+    if not in_layout:
         if call.inplace_backward:
+            apart = "" if call.scores.plain else " with the classes of each sample as neighbours"
             raise LosskitRuntimeError(
-                f"{call.function}: inplace_backward=True needs contiguous logits, got strides {input.stride()}."
+                f"{call.function}: inplace_backward=True needs contiguous logits{apart}, got strides {input.stride()}."
             )
-        input = input.contiguous()
+        input = input.contiguous() if call.scores.plain else input.movedim(1, -1).contiguous().movedim(-1, 1)
     if call.inplace_backward:
         inputs.check_no_overlap(
             call.function,
@@ -175,22 +202,24 @@ def by_kernel(call: ClassCall, input: Tensor, target: Tensor) -> Tensor:
             mask=reduction.mask,
         )
     arguments = kernel_arguments(call, input, target)
-    result = cpu.class_loss(
+    stats = cpu.room_for_stats(reduction.shape) if call.scores.stats else None
+    loss = cpu.class_loss(
         call.log_probs,
         *arguments,
         reduction.name,
         call.out_dtype,
         call.inplace_backward,
-        lambda input, target: by_definition(call, input, target),
+        lambda input, target: loss_of(by_definition(call, input, target)),
+        stats,
     )
-    if result is None:
+    if loss is None:
         raise kernel_error(call, input, target)
-    return result
+    return loss if stats is None else (loss, cpu.stats_of(stats))
 
 
 def operator_obstacle(call: ClassCall, input: Tensor) -> str | None:
     """Why the graph of torch.compile has no operator for this call that the kernel can run, or None."""
-    if call.inplace_backward:
+    if call.inplace_backward or not call.scores.plain:
         return "torch.compile is tracing"
     # One thread, forward and backward, the definition as Inductor compiles it against the operator: 1.6 to 2 times
     # slower at 10^6 x 10 after another operation, 4.7 times on its own; 7 for a map of 21 classes, 9 for 1024 x 32000,
@@ -243,7 +272,7 @@ def kernel_arguments(
     ):
         divisor = float(reduction.divisor(counts_of(call, input, target)))
     row_mask = None if reduction.mask is None else reduction.mask.contiguous()
-    options = (weight, call.ignore_index, call.label_smoothing, row_weight, row_mask)
+    options = cpu.ClassOptions(weight, call.ignore_index, call.label_smoothing, row_weight, row_mask, call.scores)
     return input, cpu.target_like(input, target, target.is_floating_point()), options, divisor
 
 

@@ -1,7 +1,7 @@
 """A linear layer and the loss of its scores in one call."""
 
 import warnings
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -9,9 +9,12 @@ from torch import Tensor
 from losskit.core import inputs
 from losskit.core.precision import autocast_enabled, widen
 from losskit.core.reduction import Options
+from losskit.core.scores import ClassStats
 from losskit.families import linear_softmax as family
+from losskit.families import sequences
 
 
+@overload
 def linear_cross_entropy(
     input: Tensor,
     linear_weight: Tensor,
@@ -28,26 +31,63 @@ def linear_cross_entropy(
     normalizer: float | Tensor | None = None,
     on_empty: str = "nan",
     out_dtype: torch.dtype | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    return_stats: Literal[False] = False,
+    shift: int = 0,
     workspace: int | str = "256MiB",
     filter_eps: float = 0.0,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor: ...
+@overload
+def linear_cross_entropy(*args: Any, return_stats: Literal[True], **kwargs: Any) -> tuple[Tensor, ClassStats]: ...
+@overload
+def linear_cross_entropy(*args: Any, return_stats: bool, **kwargs: Any) -> Tensor | tuple[Tensor, ClassStats]: ...
+def linear_cross_entropy(  # type: ignore[misc]  # the short overloads name what they are about alone
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    options: Any = None,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    on_empty: str = "nan",
+    out_dtype: torch.dtype | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    return_stats: bool = False,
+    shift: int = 0,
+    workspace: int | str = "256MiB",
+    filter_eps: float = 0.0,
+    backend: str = "auto",
+) -> Any:
     """Cross entropy of the scores that a linear layer gives: log Σ_c exp(z_c) − z_t with z = x·Wᵀ + b.
 
     **Equivalent to**: `cross_entropy(linear(input, linear_weight, linear_bias), target)`
 
-    **Args**: `input`: x, shape (K) or (N, K), floating point. `linear_weight`: W, shape (C, K), or (C, d1, …, K) for a
-    score at each place of a map; dtype of input. `target`: class indices or class probabilities, of the shapes that
-    `cross_entropy` takes for logits of shape (C), (N, C) or (N, C, d1, …). `linear_bias`: b, shape (C) or (C, d1, …).
+    **Args**: `input`: x, shape (K), (N, K) or (B, …, T, K), floating point. `linear_weight`: W, shape (C, K), or (C,
+    d1, …, K) for a score at each place of a map; dtype of input. `target`: class indices or class probabilities, of the
+    shapes that `cross_entropy` takes for logits of shape (C), (N, C) or (N, C, d1, …); for sequences (B, …, T) or (B,
+    …, T, C). `linear_bias`: b, shape (C) or (C, d1, …).
     `weight`: one per class, shape (C). `reduction`: `"none"`, `"mean"`, `"sum"`. `ignore_index`: a class index that
     does not count; None is −100, and the only choice with class probabilities. `label_smoothing`: that of
     `cross_entropy`. `options`: a `torch.nn.LinearCrossEntropyOptions`, which tells PyTorch to go through the batch in
     chunks; it changes no number, and here `workspace` says how large they are: how much memory the scores may take at a
-    time, a number of bytes or a text such as "256MiB". The other keywords are described at the head of
+    time, a number of bytes or a text such as "256MiB". `shift`: for sequences; position t is scored against the label,
+    mask and sample_weight of position t + shift, and the last `shift` positions count for nothing. `z_loss`, `softcap`,
+    `logit_scale`, `return_stats`: those of `cross_entropy`. The other keywords are described at the head of
     `losskit.functional`.
 
     **Returns**: a 0-dim tensor, or one loss per target with `reduction="none"`; in nats. `mean` divides as
-    `cross_entropy` does.
+    `cross_entropy` does. With `return_stats`, the pair (loss, stats).
 
     **Gradient**: by input, linear_weight and linear_bias; by target, where it holds probabilities. A row of which
     nothing counts adds exactly 0 to each, whatever it holds.
@@ -73,6 +113,15 @@ def linear_cross_entropy(
     inputs.check_label_smoothing(name, label_smoothing)
     inputs.check_class_tensors(name, input, target, weight)
     inputs.check_linear(name, input, linear_weight, linear_bias)
+    sequences.check_shift(name, shift, input)
+    scores = inputs.score_options(name, z_loss, softcap, logit_scale, return_stats)
+    leading = input.shape[:-1]
+    if len(leading) > 1:
+        classes = linear_weight.shape[0]
+        ignored = inputs.ignored_index(name, ignore_index, target.shape == (*leading, classes))
+        input, target, sample_weight, mask = sequences.as_rows(
+            name, input, target, classes, sample_weight, mask, ignored, shift
+        )
     logits_shape = torch.Size([*input.shape[:-1], *linear_weight.shape[:-1]])
     probabilities = target.shape == logits_shape
     ignored = inputs.ignored_index(name, ignore_index, probabilities)
@@ -100,7 +149,7 @@ def linear_cross_entropy(
         dtype = torch.promote_types(dtype, target.dtype)
         dtype = dtype if weight is None else torch.promote_types(dtype, weight.dtype)
     dtype = dtype if out_dtype is None else out_dtype
-    return family.run(
+    result = family.run(
         family.LinearCall(
             name,
             weight,
@@ -110,9 +159,11 @@ def linear_cross_entropy(
             dtype,
             inputs.bytes_of(name, "workspace", workspace),
             inputs.filter_bound(name, filter_eps),
+            scores,
         ),
         input,
         linear_weight,
         linear_bias,
         target,
     )
+    return sequences.in_shape(result, leading) if len(leading) > 1 else result

@@ -1,5 +1,7 @@
 """Losses of a row of scores against a class."""
 
+from typing import Any, Literal, overload
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
@@ -7,6 +9,7 @@ from torch.compiler import is_compiling
 from losskit.core import dispatch, inputs
 from losskit.core.precision import autocast
 from losskit.core.reduction import Options, legacy_reduction
+from losskit.core.scores import ClassStats
 from losskit.errors import LosskitRuntimeError
 from losskit.families import softmax as softmax_family
 from losskit.kernels import cpu
@@ -16,6 +19,7 @@ from losskit.kernels import cpu
 # checked.
 
 
+@overload
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -31,9 +35,39 @@ def cross_entropy(
     normalizer: float | Tensor | None = None,
     on_empty: str = "nan",
     out_dtype: torch.dtype | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    return_stats: Literal[False] = False,
     inplace_backward: bool = False,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor: ...
+@overload
+def cross_entropy(*args: Any, return_stats: Literal[True], **kwargs: Any) -> tuple[Tensor, ClassStats]: ...
+@overload
+def cross_entropy(*args: Any, return_stats: bool, **kwargs: Any) -> Tensor | tuple[Tensor, ClassStats]: ...
+def cross_entropy(  # type: ignore[misc]  # the short overloads name what they are about alone
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    *,
+    sample_weight: Tensor | None = None,
+    mask: Tensor | None = None,
+    normalizer: float | Tensor | None = None,
+    on_empty: str = "nan",
+    out_dtype: torch.dtype | None = None,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    return_stats: bool = False,
+    inplace_backward: bool = False,
+    backend: str = "auto",
+) -> Any:
     """Cross entropy of class scores: log Σ_c exp(x_c) − x_t.
 
     **Equivalent to**: `nll_loss(log_softmax(input, 1), target)`
@@ -42,14 +76,17 @@ def cross_entropy(
     class indices in [0, C), int64 or uint8, shape (), (N) or (N, d1, …); or class probabilities of the shape of input,
     floating point. `weight`: one per class, shape (C), dtype of input. `size_average`, `reduce`: PyTorch's deprecated
     flags; they win over `reduction`. `ignore_index`: a class index that does not count. `reduction`: `"none"`,
-    `"mean"`, `"sum"`. `label_smoothing`: ε in [0, 1]; the target becomes (1 − ε)·target + ε/C. `inplace_backward`: put
+    `"mean"`, `"sum"`. `label_smoothing`: ε in [0, 1]; the target becomes (1 − ε)·target + ε/C. `logit_scale`,
+    `softcap`: logits become s·x, and with a cap c·tanh(s·x/c), before all else. `z_loss`: a coefficient; the loss of
+    each sample that counts gains z_loss·(log Σ_c exp(x_c))², not times its class weight. `return_stats`: also return a
+    `losskit.ClassStats` with `logprob`, `lse`, `entropy`, `rank` and `correct` of each sample. `inplace_backward`: put
     the gradient in the place of the logits, which saves a buffer of their size; **the logits hold the gradient as soon
     as the call returns**, so do not read them afterwards. The other keywords are described at the head of
     `losskit.functional`.
 
     **Returns**: a 0-dim tensor, or the shape of input without its class dimension with `reduction="none"`; in nats.
     `mean` divides by the sum of `weight[target]` over the samples that are not ignored (their number, without weights);
-    with class probabilities, by the number of samples.
+    with class probabilities, by the number of samples. With `return_stats`, the pair (loss, stats).
 
     **Gradient**: by input: softmax(x) − onehot(t), times the weight of the class; exactly 0 in ignored samples. By
     target, where it holds probabilities: −log softmax(x).
@@ -75,6 +112,13 @@ def cross_entropy(
         and reduce is None
         and backend == "auto"
         and on_empty == "nan"
+        and softcap is None
+        # A tensor may equal them too, and want a gradient.
+        and type(z_loss) is float
+        and z_loss == 0.0
+        and type(logit_scale) is float
+        and logit_scale == 1.0
+        and not return_stats
         and not inplace_backward
         and not is_compiling()
         and not dispatch.watchers
@@ -92,6 +136,7 @@ def cross_entropy(
     inputs.check_common_options(name, reduction, on_empty, out_dtype, backend)
     inputs.check_ignore_index(name, ignore_index)
     inputs.check_label_smoothing(name, label_smoothing)
+    scores = inputs.score_options(name, z_loss, softcap, logit_scale, return_stats)
     inputs.check_class_tensors(name, input, target, weight)
     input, weight = autocast(input, weight)
     class_dim = inputs.class_dim_of(input)
@@ -124,6 +169,7 @@ def cross_entropy(
             reduction, sample_weight, mask, normalizer, on_empty, dtype if out_dtype is None else out_dtype, backend
         ),
         inplace_backward,
+        scores,
     )
 
 
@@ -199,7 +245,7 @@ def nll_loss(
     inputs.check_class_weight(name, weight, input.shape[inputs.class_dim_of(input)])
     inputs.check_index_dtype(name, target)
     inputs.check_weight_dtype(name, weight, input)
-    return softmax_family.class_loss(
+    loss = softmax_family.class_loss(
         name,
         True,
         input,
@@ -218,3 +264,4 @@ def nll_loss(
         ),
         False,
     )
+    return softmax_family.loss_of(loss)

@@ -18,6 +18,25 @@ def class_weights(target: Tensor, counts: Tensor, weight: Tensor | None, dtype: 
     return counts.to(dtype) if weight is None else weight[target].masked_fill(~counts, 0)
 
 
+def scores(input: Tensor, logit_scale: float, softcap: float | None) -> Tensor:
+    """logit_scale·x, and with a cap softcap·tanh(logit_scale·x / softcap), which no score leaves.
+
+    (Gemma Team 2024, section 2, for the cap)
+    """
+    if softcap is not None:
+        return softcap * torch.tanh(input * (logit_scale / softcap))
+    return input if logit_scale == 1 else input * logit_scale
+
+
+def z_loss(logits: Tensor, counts: Tensor | None, coefficient: float, class_dim: int) -> Tensor:
+    """coefficient·(log Σ_c exp(x_c))² where `counts`, else 0: it keeps the scores from drifting away together.
+
+    (Chowdhery et al. 2022, section 5)
+    """
+    loss = coefficient * torch.logsumexp(logits, class_dim).square()
+    return loss if counts is None else loss.masked_fill(~counts, 0)
+
+
 def nll_loss(log_probs: Tensor, target: Tensor, counts: Tensor, weight: Tensor | None, class_dim: int) -> Tensor:
     """−w[t]·log p[t] where `counts`, else 0. `target` holds class indices, all within range."""
     loss = -take_class(log_probs, target, class_dim)
@@ -64,6 +83,30 @@ def cross_entropy_of_probabilities(
     if weight is not None:
         target = target * _along(weight, logits.ndim, class_dim)
     return _expected(target, log_probs, class_dim)
+
+
+def stats(logits: Tensor, target: Tensor, counts: Tensor | None, class_dim: int) -> tuple[Tensor, ...]:
+    """The log-probability of the target, log-sum-exp, entropy and rank of each sample, of the shape of its loss.
+
+    Where `counts` is False they are 0, 0, 0 and the number of classes. `target` holds class indices within range, or
+    class probabilities.
+    """
+    lse = torch.logsumexp(logits, class_dim)
+    log_probs = torch.log_softmax(logits, class_dim)
+    entropy = _expected(log_probs.exp(), log_probs, class_dim)
+    if target.is_floating_point():
+        log_prob = -_expected(target, log_probs, class_dim)
+        target = target.argmax(class_dim)
+    else:
+        log_prob = take_class(log_probs, target, class_dim)
+    own = take_class(logits, target, class_dim).unsqueeze(class_dim)
+    rank = (logits > own).sum(class_dim)
+    # Nothing is higher than NaN, and such a row has no right answer.
+    lost = lse.isnan() if counts is None else lse.isnan() | ~counts
+    rank = rank.masked_fill(lost, logits.shape[class_dim])
+    if counts is None:
+        return log_prob, lse, entropy, rank
+    return *(values.masked_fill(~counts, 0) for values in (log_prob, lse, entropy)), rank
 
 
 def _expected(share: Tensor, log_probs: Tensor, class_dim: int) -> Tensor:

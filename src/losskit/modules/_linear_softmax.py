@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from losskit import functional
 from losskit.core import inputs
+from losskit.modules._head import check_head, parts_of
 from losskit.modules._options import Options
 
 # PyTorch has the class since 2.13. What is needed of it stands below, so that older versions can do without.
@@ -48,6 +49,11 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         options: Any = None,
         on_empty: str = "nan",
         out_dtype: torch.dtype | None = None,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        return_stats: bool = False,
+        shift: int = 0,
         workspace: int | str = "256MiB",
         filter_eps: float = 0.0,
         backend: str = "auto",
@@ -58,11 +64,18 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         inputs.check_label_smoothing(name, label_smoothing)
         inputs.check_linear_options(name, options)
         inputs.check_class_weight(name, weight, num_classes)
+        inputs.score_options(name, z_loss, softcap, logit_scale, return_stats)
+        inputs.check_int(name, "shift", shift)
         inputs.bytes_of(name, "workspace", workspace)
         inputs.filter_bound(name, filter_eps)
         self.reduction = reduction
         self.on_empty = on_empty
         self.out_dtype = out_dtype
+        self.z_loss = z_loss
+        self.softcap = softcap
+        self.logit_scale = logit_scale
+        self.return_stats = return_stats
+        self.shift = shift
         self.workspace = workspace
         self.filter_eps = filter_eps
         self.backend = backend
@@ -77,6 +90,31 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         )
         self.options = options
 
+    @classmethod
+    def from_linear(cls, head: nn.Module, **options: Any) -> "LinearCrossEntropyLoss":
+        """The loss of the scores that an existing output layer gives, whose parameters it shares.
+
+        **Args**: `head`: an `nn.Linear`, whose weight may be tied to an embedding, or one that LoRA wraps as `peft`
+        does it: the criterion then trains the adapters. `options`: those of the constructor after the layer's own.
+
+        **Raises**: TypeError for any other head.
+
+        **Example**:
+
+        >>> import torch
+        >>> head = torch.nn.Linear(2, 3)
+        >>> criterion = LinearCrossEntropyLoss.from_linear(head, shift=1)
+        >>> criterion.linear is head
+        True
+        """
+        check_head(f"{cls.__name__}.from_linear", head)
+        base: Any = getattr(head, "base_layer", head)
+        # The layer that the constructor makes takes no memory, and gives way to the head.
+        classes = base.out_features // math.prod(options.get("out_features", ()))
+        criterion = cls(base.in_features, classes, bias=base.bias is not None, device="meta", **options)
+        criterion.linear = head  # type: ignore[assignment]  # or one that LoRA wraps
+        return criterion
+
     def forward(
         self,
         input: Tensor,
@@ -85,12 +123,12 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         sample_weight: Tensor | None = None,
         mask: Tensor | None = None,
         normalizer: float | Tensor | None = None,
-    ) -> Tensor:
+    ) -> Any:
         shape = (self.num_classes, *self.out_features)
-        bias = self.linear.bias
+        input, weight, bias = parts_of(type(self).__name__, self.linear, input)
         return functional.linear_cross_entropy(
             input,
-            self.linear.weight.reshape(*shape, self.linear.in_features),
+            weight.reshape(*shape, weight.shape[-1]),
             target,
             linear_bias=None if bias is None else bias.reshape(shape),
             weight=self.weight,
@@ -103,14 +141,20 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
             normalizer=normalizer,
             on_empty=self.on_empty,
             out_dtype=self.out_dtype,
+            z_loss=self.z_loss,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            return_stats=self.return_stats,
+            shift=self.shift,
             workspace=self.workspace,
             filter_eps=self.filter_eps,
             backend=self.backend,
         )
 
     def extra_repr(self) -> str:
+        layer: Any = getattr(self.linear, "base_layer", self.linear)
         return (
-            f"in_features={self.linear.in_features}, num_classes={self.num_classes}, out_features={self.out_features}, "
-            f"bias={self.linear.bias is not None}, reduction={self.reduction}, ignore_index={self.ignore_index}, "
+            f"in_features={layer.in_features}, num_classes={self.num_classes}, out_features={self.out_features}, "
+            f"bias={layer.bias is not None}, reduction={self.reduction}, ignore_index={self.ignore_index}, "
             f"label_smoothing={self.label_smoothing}, options={self.options}"
         )

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from losskit import functional
+from losskit.core import inputs
 from losskit.modules._options import Options
 
 
@@ -21,10 +22,29 @@ class CrossEntropyLoss(Options, nn.CrossEntropyLoss):
     tensor(1.1019)
     """
 
+    # For modules that were pickled without them.
     inplace_backward: bool = False
+    z_loss: float = 0.0
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    return_stats: bool = False
 
-    def __init__(self, *args: Any, inplace_backward: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        return_stats: bool = False,
+        inplace_backward: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        inputs.score_options(type(self).__name__, z_loss, softcap, logit_scale, return_stats)
+        self.z_loss = z_loss
+        self.softcap = softcap
+        self.logit_scale = logit_scale
+        self.return_stats = return_stats
         self.inplace_backward = inplace_backward
 
     def forward(
@@ -35,7 +55,7 @@ class CrossEntropyLoss(Options, nn.CrossEntropyLoss):
         sample_weight: Tensor | None = None,
         mask: Tensor | None = None,
         normalizer: float | Tensor | None = None,
-    ) -> Tensor:
+    ) -> Any:
         return functional.cross_entropy(
             input,
             target,
@@ -48,6 +68,10 @@ class CrossEntropyLoss(Options, nn.CrossEntropyLoss):
             normalizer=normalizer,
             on_empty=self.on_empty,
             out_dtype=self.out_dtype,
+            z_loss=self.z_loss,
+            softcap=self.softcap,
+            logit_scale=self.logit_scale,
+            return_stats=self.return_stats,
             inplace_backward=self.inplace_backward,
             backend=self.backend,
         )

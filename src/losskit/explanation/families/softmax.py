@@ -1,6 +1,7 @@
 """Losses of a row of scores against a class."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,19 +20,20 @@ def cross_entropy(sheet: Worksheet) -> Losses:
     sheet.begin(scores.shape[:-1], "sample")
     target = _target(sheet, class_dim, sheet["target"].shape == input.shape)
     sheet.symbol("x_c", "score")
-    losses, coefficients, p = _of_scores(sheet, scores, target)
-    formula = _slope_formula(sheet, target.is_floating_point())
-    slope = _slope(coefficients, p)
+    losses, slope, formula = _of_scores(sheet, scores, target)
     return _class_losses(sheet, losses, target, {"input": _class_slope("x_c", formula, slope, class_dim)})
 
 
 def linear_cross_entropy(sheet: Worksheet) -> Losses:
+    if sheet["shift"]:
+        _shift(sheet)
     x, weight = sheet.wide("input"), sheet.wide("linear_weight")
     # (…, C, K): the classes beside the features, as a matrix of a layer has them.
     rows = weight.movedim(0, -2)
     shape = torch.Size([*x.shape[:-1], *rows.shape[:-2]])
     sheet.begin(shape, "sample")
-    class_dim = 1 if x.ndim > 1 else 0
+    # Of the target: a map has its places behind the classes, and a sequence its positions before them.
+    class_dim = 1 if weight.ndim > 2 else x.ndim - 1
     places = math.prod(rows.shape[:-2])
     probabilities = sheet["target"].shape == torch.Size([*x.shape[:-1], *weight.shape[:-1]])
     target = _target(sheet, class_dim, probabilities)
@@ -51,9 +53,8 @@ def linear_cross_entropy(sheet: Worksheet) -> Losses:
     repeated = x.reshape([*x.shape[:-1], *[1] * (rows.ndim - 2), x.shape[-1]]).expand([*shape, x.shape[-1]])
     sheet.step("linear", formula, sheet.raw("x", repeated, "feature"), Column("z", scores, "class"))
     sheet.symbol("z_c", "score_of_layer")
-    losses, coefficients, p = _of_scores(sheet, scores, target, "z")
-    at_scores = _slope(coefficients, p)
-    factor = bracketed(_slope_formula(sheet, target.is_floating_point()))
+    losses, at_scores, formula = _of_scores(sheet, scores, target, "z")
+    factor = bracketed(formula)
 
     def flat(g: Tensor) -> Tensor:
         return g.reshape([*x.shape[:-1], matrix.shape[0]])
@@ -118,8 +119,33 @@ def _target(sheet: Worksheet, class_dim: int, probabilities: bool) -> Tensor:
     return sheet.kept(target)
 
 
-def _of_scores(sheet: Worksheet, scores: Tensor, target: Tensor, name: str = "x") -> tuple[Tensor, Tensor, Tensor]:
-    """The loss of each row, its coefficients a in Σ_c a_c·(−log p_c), and the softmax of the row."""
+def _shift(sheet: Worksheet) -> None:
+    """Move what belongs to the labels, as the loss does, for all steps that follow."""
+    leading, shift = sheet["input"].shape[:-1], min(sheet["shift"], sheet["input"].shape[-2])
+    index = -100 if sheet["ignore_index"] is None else sheet["ignore_index"]
+
+    def moved(values: Tensor, axis: int, filling: float) -> Tensor:
+        values = values.roll(-shift, axis)
+        values.narrow(axis, leading[-1] - shift, shift).fill_(filling)
+        return values
+
+    arguments = dict(sheet.request.arguments)
+    if sheet["target"].is_floating_point():
+        arguments["target"] = moved(sheet["target"], -2, 0)
+        mask = sheet["mask"] if sheet.has("mask") else torch.ones((), dtype=torch.bool)
+        arguments["mask"] = moved(mask.expand(leading), -1, False)
+    else:
+        arguments["target"] = moved(sheet.indices("target"), -1, index)
+        if sheet.has("mask"):
+            arguments["mask"] = moved(sheet["mask"].expand(leading), -1, False)
+    if sheet.has("sample_weight"):
+        arguments["sample_weight"] = moved(sheet["sample_weight"].expand(leading), -1, 0)
+    sheet.request = replace(sheet.request, arguments=arguments)
+    sheet.remark("shift", shift=sheet["shift"])
+
+
+def _of_scores(sheet: Worksheet, scores: Tensor, target: Tensor, name: str = "x") -> tuple[Tensor, Tensor, str]:
+    """The loss of each row, its derivative by the scores, and the formula of that."""
     classes = scores.shape[-1]
     probabilities = target.is_floating_point()
     if not classes:
@@ -137,8 +163,10 @@ def _of_scores(sheet: Worksheet, scores: Tensor, target: Tensor, name: str = "x"
     if name == "x":
         sheet.step("scores", "x_c", sheet.raw("x", scores, "class", mark))
     scores = sheet.kept(scores)
+    formula = _slope_formula(sheet, probabilities)
     if not classes:
-        return scores.sum(-1), scores, scores
+        return scores.sum(-1), scores, formula
+    scores, chain, chain_formula, name = _scaled_and_capped(sheet, scores, name)
     # The same for any number added to the row; with its largest taken off, exp cannot overflow.
     shifted = scores - scores.amax(-1, keepdim=True)
     total = shifted.exp().sum(-1, keepdim=True)
@@ -152,9 +180,38 @@ def _of_scores(sheet: Worksheet, scores: Tensor, target: Tensor, name: str = "x"
         coefficients = _smoothed(sheet, mark)
         if float(sheet["label_smoothing"]) != 0:
             losses = _with_smoothing(sheet, losses, surprise)
+    slope = _slope(coefficients, p)
+    if float(sheet["z_loss"]) != 0:
+        coefficient, lse = float(sheet["z_loss"]), scores.logsumexp(-1)
+        gained = sheet.kept(losses + coefficient * lse.square())
+        sheet.symbol("λ", "z_loss", coefficient)
+        sheet.step(
+            "z_loss", f"ℓ ← ℓ + λ · lse², lse = ln Σ_k exp({name}_k)", ("ℓ", losses), ("lse", lse), ("ℓ′", gained)
+        )
+        losses, slope = gained, slope + 2 * coefficient * lse.unsqueeze(-1) * p
+        formula += " + 2 λ · lse · p_c"
     if sheet.counting().any():
         _score_remarks(sheet, scores, surprise, target, name)
-    return losses, coefficients, p
+    return losses, slope * chain, f"{chain_formula} · {bracketed(formula)}" if chain_formula else formula
+
+
+def _scaled_and_capped(sheet: Worksheet, scores: Tensor, name: str) -> tuple[Tensor, Tensor, str, str]:
+    """The scores as logit_scale and softcap make them, their derivative, its formula, and their name."""
+    scale, chain, formula, scaled = float(sheet["logit_scale"]), torch.ones((), dtype=torch.float64), "", f"{name}_c"
+    if scale != 1:
+        sheet.symbol("σ", "logit_scale", scale)
+        scores, chain, formula, scaled = scale * scores, chain * scale, "σ", f"σ · {name}_c"
+        if not sheet.has("softcap"):
+            sheet.step("logit_scale", f"y_c = {scaled}", Column("y", scores, "class"))
+    if sheet.has("softcap"):
+        cap = float(sheet["softcap"])
+        ratio = torch.tanh(scores / cap)
+        scores, chain = cap * ratio, chain * (1 - ratio.square())
+        formula += " · (1 − (y_c / κ)²)" if formula else "(1 − (y_c / κ)²)"
+        sheet.symbol("κ", "softcap", cap)
+        sheet.step("softcap", f"y_c = κ · tanh({scaled} / κ)", Column("y", scores, "class"))
+    name = "y" if formula else name
+    return scores, chain, formula, name
 
 
 def _of_target(sheet: Worksheet, surprise: Tensor, target: Tensor) -> Tensor:

@@ -77,6 +77,9 @@ MESSAGES = {
     "symbol.classes": "the number of classes",
     "symbol.class_weight": "weight of class c",
     "symbol.label_smoothing": "label_smoothing",
+    "symbol.logit_scale": "logit_scale",
+    "symbol.softcap": "softcap, which no score reaches",
+    "symbol.z_loss": "z_loss, the factor of lse²",
     "symbol.log_probability": "the log-probability of class c, an element of input",
     "symbol.margin": "margin",
     "symbol.distance": "an element of input, a distance",
@@ -149,6 +152,12 @@ MESSAGES = {
     "about.class_weight": "Each loss is multiplied by the weight of its target's class.",
     "step.smoothing": "Label smoothing",
     "about.smoothing": "The target gives ε of itself to all classes alike: u is what these cost.",
+    "step.logit_scale": "Scale of the scores",
+    "about.logit_scale": "Each score is multiplied by the same number: the softmax gets sharper or flatter.",
+    "step.softcap": "Cap of the scores",
+    "about.softcap": "Scores near 0 stay as they are, and none gets beyond the cap.",
+    "step.z_loss": "z-loss",
+    "about.z_loss": "Each sample that counts also pays for scores that drift away from 0 together.",
     "step.ignore": "ignore_index",
     "about.ignore": "A sample with this target is left out: its loss is 0, and it is not counted.",
     "step.target_probabilities": "Target",
@@ -305,6 +314,8 @@ MESSAGES = {
     "remark.class_weight_zero": "Weight 0: class {classes}. {n} of {total} samples have such a target; they add "
     "nothing to the sum and nothing to its divisor.",
     "remark.smoothing_floor": "With this label smoothing no prediction costs less than {floor}.",
+    "remark.shift": "Shift: each position is scored against the label of the position {shift} further on. Where there "
+    "is none, at the end of each sequence, nothing counts.",
     "remark.softmax_twice": "Each row lies in [0, 1] and sums to 1, as probabilities do. The softmax of this loss is "
     "then a second one, and with {classes} classes the loss cannot fall below {floor}, even where every prediction is "
     "certain and right. If the rows come out of a softmax, pass what goes into it.",

@@ -77,6 +77,9 @@ MESSAGES = {
     "symbol.classes": "类别数",
     "symbol.class_weight": "类别 c 的权重（weight）",
     "symbol.label_smoothing": "label_smoothing，标签平滑系数",
+    "symbol.logit_scale": "logit_scale，得分的缩放系数",
+    "symbol.softcap": "softcap，得分的上限",
+    "symbol.z_loss": "z_loss，lse² 的系数",
     "symbol.log_probability": "类别 c 的对数概率，即 input 的一个元素",
     "symbol.margin": "margin，间隔",
     "symbol.distance": "input 的一个元素，是距离",
@@ -149,6 +152,12 @@ MESSAGES = {
     "about.class_weight": "每个损失乘以其目标类别的权重。",
     "step.smoothing": "标签平滑",
     "about.smoothing": "目标把自己的 ε 平均分给所有类别；u 是这一部分的损失。",
+    "step.logit_scale": "缩放得分",
+    "about.logit_scale": "每个得分乘以同一个数：softmax 变得更尖锐或更平缓。",
+    "step.softcap": "得分的软上限",
+    "about.softcap": "接近 0 的得分几乎不变，任何得分都不会超过上限。",
+    "step.z_loss": "z 损失",
+    "about.z_loss": "每个计入的样本还要为得分整体偏离 0 付出代价。",
     "step.ignore": "ignore_index",
     "about.ignore": "目标等于它的样本被忽略：损失为 0，也不计数。",
     "step.target_probabilities": "目标分布",
@@ -296,6 +305,7 @@ MESSAGES = {
     "remark.class_weight_zero": "权重为 0 的类别：{classes}。{total} 个样本中有 {n} 个属于它们，"
     "对总和与除数都没有贡献。",
     "remark.smoothing_floor": "在这样的标签平滑下，任何预测的损失都不低于 {floor}。",
+    "remark.shift": "移位：每个位置的得分对应其后第 {shift} 个位置的标签；序列末尾没有这样的标签，不计入。",
     "remark.softmax_twice": "每一行都在 [0, 1] 内且总和为 1，正像概率。这样，损失里的 softmax 就是第二次；"
     "对 {classes} 个类别，即使每个预测都确定而正确，损失也不低于 {floor}。"
     "如果这些行是 softmax 的输出，请传入 softmax 之前的值。",

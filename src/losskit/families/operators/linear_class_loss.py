@@ -7,6 +7,7 @@ from torch import Tensor
 
 from losskit.core.dispatch import named_backend_error
 from losskit.core.reduction import Options
+from losskit.core.scores import ScoreOptions
 from losskit.families import linear_softmax as family
 from losskit.families.operators.kept import keep, take
 from losskit.families.operators.operator import Operator
@@ -29,6 +30,9 @@ def _plan(
     workspace: int,
     filter_eps: float,
     narrow: bool,
+    z_loss: float,
+    softcap: float | None,
+    logit_scale: float,
     backend: str,
     reduction: str,
     on_empty: str,
@@ -36,8 +40,9 @@ def _plan(
 ) -> tuple[family.LinearCall, linear.Plan]:
     given = normalizer if normalizer_tensor is None else normalizer_tensor
     options = Options(reduction, sample_weight, mask, given, on_empty, out_dtype, backend)
+    scores = ScoreOptions(z_loss, softcap, logit_scale)
     call = family.LinearCall(
-        function, weight, ignore_index, label_smoothing, options, out_dtype, workspace, filter_eps, narrow
+        function, weight, ignore_index, label_smoothing, options, out_dtype, workspace, filter_eps, scores, narrow
     )
     plain = family.kernel_obstacle(call, input, linear_weight, linear_bias, target)
     if plain is not None and backend == "cpu":
@@ -91,9 +96,7 @@ def _fake(input: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_backward(grad_output: Tensor, owner: Tensor, *everything: Any) -> list[Tensor]:
-    return [
-        tensor.new_empty(tensor.shape) for tensor, need in zip(everything[:3], everything[-1], strict=True) if need
-    ]
+    return [tensor.new_empty(tensor.shape) for tensor, need in zip(everything[:3], everything[-1], strict=True) if need]
 
 
 def _differentiate(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
@@ -109,7 +112,7 @@ OPERATOR = Operator(
     "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight, Tensor? sample_weight, "
     "Tensor? mask, Tensor? normalizer_tensor",
     "float? normalizer, str function, SymInt ignore_index, float label_smoothing, SymInt workspace, float filter_eps, "
-    "bool narrow, str backend, str reduction, str on_empty",
+    "bool narrow, float z_loss, float? softcap, float logit_scale, str backend, str reduction, str on_empty",
     _forward,
     _fake,
     _backward,

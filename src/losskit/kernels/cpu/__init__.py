@@ -7,6 +7,8 @@ from losskit.kernels.cpu.class_loss import (
     class_loss_gradient,
     evaluate_class_loss,
     join_lean_class_loss,
+    room_for_stats,
+    stats_of,
     target_like,
 )
 from losskit.kernels.cpu.ctc import (
@@ -125,8 +127,10 @@ __all__ = [
     "memory_stats",
     "pointwise",
     "pointwise_gradient",
+    "room_for_stats",
     "scale_gradient",
     "set_cache_limit",
+    "stats_of",
     "target_like",
     "unavailable_reason",
 ]

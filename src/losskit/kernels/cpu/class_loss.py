@@ -1,11 +1,12 @@
 """Cross entropy and negative log-likelihood through the C++ kernels."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from losskit.core.scores import PLAIN, ClassStats, ScoreOptions
 from losskit.errors import LosskitRuntimeError
 from losskit.kernels.cpu.autograd import InPlace, Total, join
 from losskit.kernels.cpu.extension import dtype_code, ext
@@ -48,12 +49,34 @@ def join_lean_class_loss(
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
     log_probs, weight, ignore_index, label_smoothing, reduction, _ = state
-    options = (weight, ignore_index, label_smoothing, None, None)
+    options = ClassOptions(weight, ignore_index, label_smoothing, None, None)
     return _gradient(log_probs, saved, options, None, reduction == "mean", None, upstream)
 
 
-# weight, ignore_index, label_smoothing, row_weight, row_mask
-ClassOptions = tuple[Tensor | None, int, float, Tensor | None, Tensor | None]
+class ClassOptions(NamedTuple):
+    """What the loss of the scores needs beside them and the target."""
+
+    weight: Tensor | None
+    ignore_index: int
+    label_smoothing: float
+    row_weight: Tensor | None
+    row_mask: Tensor | None
+    scores: ScoreOptions = PLAIN
+
+
+def score_arguments(scores: ScoreOptions) -> dict[str, Any]:
+    """The options of the scores as the kernel takes them."""
+    return {"logit_scale": scores.logit_scale, "softcap": scores.softcap or 0.0, "z_loss": scores.z_loss}
+
+
+def room_for_stats(shape: torch.Size) -> Tensor:
+    """For four numbers of each sample, which the kernel fills in."""
+    return torch.empty(*shape, 4)
+
+
+def stats_of(room: Tensor) -> ClassStats:
+    log_prob, lse, entropy, rank = room.movedim(-1, 0).contiguous().unbind()
+    return ClassStats(log_prob, lse, entropy, rank.long())
 
 
 def _gradient(
@@ -65,7 +88,7 @@ def _gradient(
     divisor: float | None,
     upstream: float,
 ) -> Tensor:
-    weight, ignore_index, label_smoothing, row_weight, row_mask = options
+    weight, ignore_index, label_smoothing, row_weight, row_mask, scores = options
     result = ext.class_loss(
         log_probs=log_probs,
         input=saved[0],
@@ -84,6 +107,7 @@ def _gradient(
         want_grad=True,
         inplace=False,
         out_dtype=0,
+        **score_arguments(scores),
     )
     if result is None:
         # The forward pass took these targets; autograd would have seen a change by an operation that it knows of.
@@ -111,6 +135,7 @@ def evaluate_class_loss(
     out_dtype: torch.dtype,
     want_grad: bool,
     inplace: bool = False,
+    stats: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None] | None:
     """The loss, and its gradient where it is wanted; None where a class index is out of range.
 
@@ -118,7 +143,7 @@ def evaluate_class_loss(
 
     The gradient of single losses is not computed: its grad_output is not known yet.
     """
-    weight, ignore_index, label_smoothing, row_weight, row_mask = options
+    weight, ignore_index, label_smoothing, row_weight, row_mask, scores = options
     total = reduction != "none"
     result: tuple[Tensor, Tensor | None] | None = ext.class_loss(
         log_probs=log_probs,
@@ -138,6 +163,8 @@ def evaluate_class_loss(
         want_grad=want_grad and total,
         inplace=inplace,
         out_dtype=dtype_code(out_dtype),
+        stats=stats,
+        **score_arguments(scores),
     )
     return result
 
@@ -167,13 +194,17 @@ def class_loss(
     out_dtype: torch.dtype,
     inplace: bool,
     definition: Callable[[Tensor, Tensor], Tensor],
+    stats: Tensor | None = None,
 ) -> Tensor | None:
-    """The loss of tensors in a layout of the kernels; None where a class index is out of range."""
+    """The loss of tensors in a layout of the kernels; None where a class index is out of range.
+
+    `stats` of `room_for_stats` is filled in.
+    """
     total, mean = reduction != "none", reduction == "mean"
     needs_grad = torch.is_grad_enabled() and input.requires_grad
     inplace = inplace and needs_grad
     result = evaluate_class_loss(
-        log_probs, input, target, options, divisor, reduction, out_dtype, needs_grad, inplace=inplace
+        log_probs, input, target, options, divisor, reduction, out_dtype, needs_grad, inplace, stats
     )
     if result is None:
         return None
@@ -191,7 +222,7 @@ def class_loss(
             return _gradient(log_probs, saved, options, None, mean, divisor, upstream)
         return _gradient(log_probs, saved, options, upstream, False, 1.0, 1.0)
 
-    weight, _, _, row_weight, row_mask = options
-    others = tuple(tensor for tensor in (weight, row_weight, row_mask) if tensor is not None)
+    given = (options.weight, options.row_weight, options.row_mask)
+    others = tuple(tensor for tensor in given if tensor is not None)
     call = (gradient, lambda _, input, target: definition(input, target), None)
     return join(input, target, loss, grad, others, call, total)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from losskit.core.scores import PLAIN, ScoreOptions
+from losskit.kernels.cpu.class_loss import score_arguments
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 
@@ -20,6 +22,7 @@ class LinearOptions:
     row_weight: Tensor | None
     # Whether there is one number or a loss for each row.
     total: bool
+    scores: ScoreOptions = PLAIN
 
     def step(
         self,
@@ -30,6 +33,7 @@ class LinearOptions:
         factor: float,
         want_loss: bool,
         want_grad: bool,
+        stats: Tensor | None,
     ) -> tuple[Tensor, Tensor | None] | None:
         """A step of the loop over the rows, as `losskit.kernels.linear.Step` says."""
         if labels.is_floating_point():
@@ -52,6 +56,8 @@ class LinearOptions:
             want_grad=want_grad,
             inplace=True,
             out_dtype=dtype_code(torch.float64 if self.total else torch.float32),
+            stats=stats,
+            **score_arguments(self.scores),
         )
         return None if result is None else (result[0], scores if want_grad else None)
 

@@ -17,8 +17,11 @@ from losskit.kernels.linear.products import Products
 
 # The scores of some rows, their targets, where they stand in the batch, and, where there is one loss for each row, its
 # grad_output; then the factor of the sum, and whether loss and gradient are wanted. Gives the loss, as one number or as
-# one for each row, and the gradient by the scores; None where a class index is out of range.
-Step = Callable[[Tensor, Tensor, Any, "Tensor | None", float, bool, bool], "tuple[Tensor, Tensor | None] | None"]
+# one for each row, and the gradient by the scores; None where a class index is out of range. The last argument is filled
+# in with four numbers for each row, as `losskit.core.scores.ClassStats` has them.
+Step = Callable[
+    [Tensor, Tensor, Any, "Tensor | None", float, bool, bool, "Tensor | None"], "tuple[Tensor, Tensor | None] | None"
+]
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,16 @@ def evaluate(
     upstream: float | Tensor,
     needs: tuple[bool, ...],
     want_loss: bool,
+    stats: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor | None]] | None:
     """The loss and its gradients by the tensors that need one; None where a class index is out of range.
 
     Both are of the dtype that is added up in: whoever gets them rounds them once. One number is of float64 where the
-    device has it.
+    device has it. `stats`, of shape (N, 4), is filled in.
     """
     # A product of what has been widened already must not be one of half precision again.
     with torch.autocast(tensors[0].device.type, enabled=False):
-        return _evaluate(tensors, plan, grad_output, upstream, needs, want_loss)
+        return _evaluate(tensors, plan, grad_output, upstream, needs, want_loss, stats)
 
 
 def _evaluate(
@@ -72,6 +76,7 @@ def _evaluate(
     upstream: float | Tensor,
     needs: tuple[bool, ...],
     want_loss: bool,
+    stats: Tensor | None,
 ) -> tuple[Tensor, list[Tensor | None]] | None:
     input, linear_weight, target = (tensors[i].detach() for i in (0, 1, 3))
     bias = None if tensors[2] is None else tensors[2].detach()
@@ -85,6 +90,9 @@ def _evaluate(
     each = None if plan.total or not want_loss else input.new_zeros(count, dtype=dtype)
     total = input.new_zeros((), dtype=sum_dtype)
     number = count if kept is None else len(kept)
+    if stats is not None and kept is not None:
+        # Of rows that do not count, which no step sees.
+        stats.copy_(stats.new_tensor([0.0, 0.0, 0.0, classes]))
     scores = plan.empty(min(plan.rows, number), classes)
     for begin in range(0, number, plan.rows):
         end = min(begin + plan.rows, number)
@@ -93,7 +101,8 @@ def _evaluate(
         z = plan.products.scores(x, linear_weight, bias, scores[: end - begin])
         outer = None if grad_output is None else grad_output[place].contiguous()
         labels = target[place]
-        result = plan.step(z, labels, place, outer, factor, want_loss, any(needs))
+        part = None if stats is None else stats[place]
+        result = plan.step(z, labels, place, outer, factor, want_loss, any(needs), part)
         if result is None:
             return None
         loss, by_scores = result
@@ -101,6 +110,8 @@ def _evaluate(
             each[place] = loss.to(dtype)
         elif want_loss:
             total += loss
+        if stats is not None and part is not None and kept is not None:
+            stats[place] = part
         if by_scores is not None:
             grads.add(place, x, by_scores, linear_weight, labels, outer, factor)
     return (total / divisor.to(total.device) if each is None else each), grads.all()

@@ -68,14 +68,16 @@ def chunked_loss(
     others: tuple[Tensor, ...],
     out_dtype: torch.dtype,
     definition: Callable[..., Tensor],
+    stats: Tensor | None = None,
 ) -> Tensor | None:
     """The loss of input (N, K), linear_weight (C, K), linear_bias and target; None where an index is out of range.
 
     `others` are the tensors that the plan holds; `definition` is the loss of the first four, in plain torch operations.
+    `stats`, of shape (N, 4), is filled in.
     """
     needs = tuple(is_grad_enabled() and tensor is not None and tensor.requires_grad for tensor in tensors)
     wanted = needs if plan.total else (False,) * len(needs)
-    result = evaluate(tensors, plan, None, 1.0, wanted, True)
+    result = evaluate(tensors, plan, None, 1.0, wanted, True, stats)
     if result is None:
         return None
     loss, grads = result
