@@ -300,6 +300,16 @@ def test_many_classes(way: dict[str, Any]) -> None:
 
 
 @each_way
+@pytest.mark.parametrize("target", ["indices", "probabilities"])
+def test_stats(target: str, way: dict[str, Any]) -> None:
+    arguments = {**data(torch.float32, target), "softcap": 5.0, "mask": torch.arange(N) % 4 > 0, "return_stats": True}
+    loss, stats = F.linear_cross_entropy(**arguments, workspace=SMALL, **way)
+    exact, expected = F.linear_cross_entropy(**as_dtype(arguments, torch.float64), workspace=1 << 40)
+    assert_right([loss, *stats[:3]], [exact, *expected[:3]])
+    assert torch.equal(stats.rank, expected.rank)
+
+
+@each_way
 def test_two_threads(way: dict[str, Any]) -> None:
     expected = [
         results(F.linear_cross_entropy, {**data(torch.float32, seed=i), "workspace": SMALL, **way}) for i in (0, 1)
@@ -798,5 +808,6 @@ def test_nothing_of_the_size_of_all_scores_exists_in_any_mode() -> None:
     if "cannot be told" in told:
         pytest.skip("this system keeps no mark of the most memory")
     scores = 4 * 6000 * 4000
-    # The workspace is 4 MiB and the scores take 92; the system counts in pages, of 2 MiB some, and libraries keep buffers.
+    # The workspace is 4 MiB and the scores take 92; the system counts in pages, some of 2 MiB, and libraries keep
+    # buffers.
     assert [mode for mode, held in json.loads(told).items() if held > scores // 4] == ["whole"]

@@ -79,7 +79,8 @@ def _backward(grad_output: Tensor, owner: Tensor, *everything: Any) -> list[Tens
         gradients = linear.scaled(found, grad_output)
     else:
         del found
-        _, plan = _plan(*given, tensors[0].dtype)
+        arguments = (*given, tensors[0].dtype)
+        _, plan = _plan(*arguments)
         with _above_autograd():
             gradients = linear.anew(tensors, plan, grad_output, (*needs, False))
     return [

@@ -1,4 +1,4 @@
-"""A linear layer and the loss of its scores, some rows at a time: the loop, its matrix products and its autograd node."""
+"""A linear layer and the loss of its scores, some rows at a time: loop, matrix products and autograd node."""
 
 from losskit.kernels.linear.chunks import Plan, Step, evaluate
 from losskit.kernels.linear.node import anew, chunked_loss, scaled

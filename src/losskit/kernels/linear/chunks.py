@@ -1,8 +1,8 @@
 """The loop over the rows: the scores of all rows never exist.
 
-The gradients are computed along with the loss, while the scores of some rows are there: a step gives the gradient by these
-scores, and two more matrix products make of it those by the input and by the layer. The step is the C++ kernel, which puts
-the gradient in the place of the scores, or plain torch operations on any device.
+The gradients are computed along with the loss, while the scores of some rows are there: a step gives the gradient by
+these scores, and two more matrix products make of it those by the input and by the layer. The step is the C++ kernel,
+which puts the gradient in the place of the scores, or plain torch operations on any device.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from losskit.kernels.linear.products import Products
 
 # The scores of some rows, their targets, where they stand in the batch, and, where there is one loss for each row, its
 # grad_output; then the factor of the sum, and whether loss and gradient are wanted. Gives the loss, as one number or as
-# one for each row, and the gradient by the scores; None where a class index is out of range. The last argument is filled
-# in with four numbers for each row, as `losskit.core.scores.ClassStats` has them.
+# one for each row, and the gradient by the scores; None where a class index is out of range. The last argument is
+# filled in with four numbers for each row, as `losskit.core.scores.ClassStats` has them.
 Step = Callable[
     [Tensor, Tensor, Any, "Tensor | None", float, bool, bool, "Tensor | None"], "tuple[Tensor, Tensor | None] | None"
 ]

@@ -1,7 +1,7 @@
 """The three matrix products of a linear layer, and which library multiplies.
 
-PyTorch hands float32 products to MKL, or whatever BLAS it was built with. Its oneDNN can be twice as fast, or four times
-slower, on one and the same matrices: it depends on the processor. Both are timed once where the work is worth it.
+PyTorch hands float32 products to MKL, or whatever BLAS it was built with. Its oneDNN can be twice as fast, or four
+times slower, on one and the same matrices: it depends on the processor. Both are timed once where it is worth it.
 """
 
 import os
@@ -133,8 +133,8 @@ def _faster(threads: int) -> str:
     """The route that takes less time for the three products, with this number of threads."""
     if not _has_onednn():
         return "torch"
-    x, layer = torch.rand(256, 512), torch.rand(4096, 512)
-    scores, by_input, by_layer = torch.empty(256, 4096), torch.empty(256, 512), torch.empty(4096, 512)
+    x, layer = torch.rand(256, 512), torch.rand(2048, 512)
+    scores, by_input, by_layer = torch.empty(256, 2048), torch.empty(256, 512), torch.empty(2048, 512)
 
     def step(route: str) -> Callable[[], Any]:
         products = Products(route, torch.float32, False, 1 << 24)
@@ -148,7 +148,7 @@ def _faster(threads: int) -> str:
 
     steps = {route: step(route) for route in ("torch", "onednn")}
     times: dict[str, list[float]] = {route: [] for route in steps}
-    for _ in range(4):
+    for _ in range(3):
         for route, run in steps.items():
             begin = perf_counter()
             run()
