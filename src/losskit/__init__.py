@@ -74,11 +74,13 @@ __all__ = [
     "explain_dispatch",
     "functional",
     "memory_stats",
+    "patch_causal_lm",
     "plot",
     "replace_torch_losses",
     "set_cache_limit",
     "suggest",
     "tune_malloc",
+    "unpatch_causal_lm",
     "watch",
 ]
 
@@ -92,8 +94,10 @@ _LAZY = {
     "Watch": "losskit.diagnosis",
     "diagnose": "losskit.diagnosis",
     "explain": "losskit.explanation",
+    "patch_causal_lm": "losskit.causal_lm",
     "plot": "losskit.plot",
     "suggest": "losskit.suggestion",
+    "unpatch_causal_lm": "losskit.causal_lm",
     "watch": "losskit.diagnosis",
 }
 

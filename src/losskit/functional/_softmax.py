@@ -5,6 +5,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from losskit.core import dispatch, inputs
 from losskit.core.precision import autocast
@@ -130,6 +131,31 @@ def cross_entropy(  # type: ignore[misc]  # the short overloads name what they a
             )
         if result is not None:
             return result
+    if not isinstance(input, Tensor) and has_torch_function_unary(input):
+        # As in torch: what stands for a tensor finds its loss itself.
+        return handle_torch_function(
+            cross_entropy,
+            (input,),
+            input,
+            target,
+            weight=weight,
+            size_average=size_average,
+            ignore_index=ignore_index,
+            reduce=reduce,
+            reduction=reduction,
+            label_smoothing=label_smoothing,
+            sample_weight=sample_weight,
+            mask=mask,
+            normalizer=normalizer,
+            on_empty=on_empty,
+            out_dtype=out_dtype,
+            z_loss=z_loss,
+            softcap=softcap,
+            logit_scale=logit_scale,
+            return_stats=return_stats,
+            inplace_backward=inplace_backward,
+            backend=backend,
+        )
     if size_average is not None or reduce is not None:
         reduction = legacy_reduction(size_average, reduce)
     name = "cross_entropy"

@@ -1,0 +1,5 @@
+"""Without transformers there is nothing to patch."""
+
+import pytest
+
+pytest.importorskip("transformers", reason="transformers is not installed")
