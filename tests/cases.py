@@ -14,6 +14,8 @@ import losskit
 from losskit import functional
 
 Function = Callable[..., Tensor]
+# Those of pairs of vectors.
+CONTRASTIVE = ("clip_loss", "info_nce", "siglip_loss")
 HALVES = (torch.bfloat16, torch.float16)
 
 
@@ -155,12 +157,28 @@ class Case:
 
         Of one class, or of vectors of one number, the gradient is 0, left over from terms of the size of grad_output.
         """
+        if self.name in CONTRASTIVE:
+            return self._pair_floor(call, grad_output)
         one = self.classes and call.input.shape[:2][-1] == 1
         single = self.name in ("cosine_embedding_loss", "triplet_margin_loss") and call.input.shape[-1] == 1
         if not (one or single) or not grad_output.numel():
             return 0.0
         size = float(call.input.detach().abs().min()) if self.name == "cosine_embedding_loss" else 1.0
         return float(grad_output.abs().max()) / size
+
+    def _pair_floor(self, call: Call, grad_output: Tensor) -> float:
+        """What a probability of 1 leaves of 1 − p, times what the similarities are multiplied by."""
+        tensors = [
+            tensor.detach().double() for tensor in (*call.tensors, call.kwargs.get("negatives")) if tensor is not None
+        ]
+        if not all(tensor.numel() for tensor in (*tensors, grad_output)):
+            return 0.0
+        scale = float(call.kwargs.get("logit_scale", 1 / call.kwargs.get("temperature", 0.07)))
+        if call.kwargs.get("normalize", True):
+            size = 1 / min(float(tensor.norm(dim=-1).min()) for tensor in tensors)
+        else:
+            size = max(float(tensor.abs().max()) for tensor in tensors)
+        return scale * size * float(grad_output.abs().max())
 
     def terms(self, call: Call) -> float:
         """The size of what a loss is the difference of, where its digits are those of larger numbers."""
@@ -394,12 +412,14 @@ _CLASS_SHAPES = (
 
 
 def _case(name: str, class_name: str, **others: Any) -> Case:
-    others.setdefault("torch_function", getattr(torch.nn.functional, name))
+    if "torch_function" not in others:
+        others["torch_function"] = getattr(torch.nn.functional, name)
     return Case(
         name=name,
         function=getattr(functional, name),
         module=getattr(losskit, class_name),
-        torch_module=getattr(torch.nn, class_name),
+        # Of a loss that torch lacks, any module.
+        torch_module=getattr(torch.nn, class_name, torch.nn.Module),
         textbook=getattr(oracles, name),
         **others,
     )
@@ -619,10 +639,13 @@ CASES = (
 # Losses whose arguments are not an input and a target of its rows, and why the tests over `CASES` cannot take them.
 # Each has a file of its own that asks the same of it. What concerns arguments alone runs over `ALL_CASES`.
 APART = {
+    "clip_loss": "each pair is compared with all others, and torch lacks it (tests/test_contrastive.py)",
     "ctc_loss": "the samples lie in dim 1 and differ in length, torch has neither half precision nor second "
     "derivatives, and its gradient is that of normalised log-probabilities (tests/test_ctc.py)",
+    "info_nce": "each pair is compared with all others, and torch lacks it (tests/test_contrastive.py)",
     "linear_cross_entropy": "no row of the loss is a row of linear_weight, and the class holds parameters "
     "(tests/test_linear_cross_entropy.py)",
+    "siglip_loss": "each pair is compared with all others, and torch lacks it (tests/test_contrastive.py)",
     "triplet_margin_with_distance_loss": "it takes a function and has no kernel (tests/test_embedding.py)",
 }
 
@@ -718,7 +741,77 @@ APART_CASES = (
         gradients=(0, 1),
     ),
 )
-ALL_CASES = CASES + APART_CASES
+
+
+def _pairs(*, negatives: str = "", **kwargs: Any) -> Maker:
+    """Two vectors that resemble each other for each sample, and vectors that belong to none."""
+
+    def make(shape: tuple[int, ...], dtype: torch.dtype, generator: Generator) -> Call:
+        common = _normal(shape, torch.float64, generator)
+        one, other = (common + _normal(shape, torch.float64, generator, 1.0) for _ in range(2))
+        extra = {}
+        if negatives:
+            leading = (3,) if negatives == "shared" else (shape[0], 4)
+            extra["negatives"] = _normal((*leading, shape[1]), dtype, generator)
+        return Call(one.to(dtype), other.to(dtype), {**kwargs, **extra})
+
+    return make
+
+
+_PAIR_SHAPES = ((6, 5), (1, 1), (3, 1), (33, 17), (0, 4))
+# Losses of vectors that torch lacks.
+CONTRASTIVE_CASES = (
+    _case(
+        "clip_loss",
+        "CLIPLoss",
+        torch_function=_by_textbook(oracles.clip_loss),
+        variants={
+            "plain": _pairs(logit_scale=5.0),
+            "as they are": _pairs(logit_scale=0.25, normalize=False),
+            "learned": _pairs(logit_scale=torch.tensor(3.0)),
+        },
+        shapes=_PAIR_SHAPES,
+        gradients=(0, 1),
+        rows=True,
+        matrix=True,
+        convex=False,
+    ),
+    _case(
+        "info_nce",
+        "InfoNCELoss",
+        torch_function=_by_textbook(oracles.info_nce),
+        variants={
+            "plain": _pairs(),
+            "as they are": _pairs(temperature=2.0, normalize=False),
+            "learned": _pairs(temperature=torch.tensor(0.5)),
+            "shared negatives": _pairs(negatives="shared", temperature=0.5),
+            "own negatives": _pairs(negatives="own", temperature=0.5, normalize=False),
+        },
+        shapes=_PAIR_SHAPES,
+        gradients=(0, 1),
+        rows=True,
+        matrix=True,
+        convex=False,
+    ),
+    _case(
+        "siglip_loss",
+        "SigLIPLoss",
+        torch_function=_by_textbook(oracles.siglip_loss),
+        variants={
+            "plain": _pairs(logit_scale=10.0, logit_bias=-10.0),
+            "as they are": _pairs(logit_scale=0.25, normalize=False),
+            "learned": _pairs(logit_scale=torch.tensor(3.0), logit_bias=torch.tensor([-2.0])),
+        },
+        shapes=_PAIR_SHAPES,
+        gradients=(0, 1),
+        rows=True,
+        matrix=True,
+        convex=False,
+    ),
+)
+# Those that PyTorch has too, and all.
+TORCH_CASES = CASES + APART_CASES
+ALL_CASES = TORCH_CASES + CONTRASTIVE_CASES
 
 BY_NAME = {case.name: case for case in CASES}
 REDUCTIONS = ("none", "mean", "sum")

@@ -9,6 +9,48 @@ import torch
 from torch import Tensor
 
 
+def _unit(vectors: Tensor, normalize: bool) -> Tensor:
+    return vectors / (vectors * vectors).sum(-1, keepdim=True) ** 0.5 if normalize else vectors
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None = None,
+    temperature: float | Tensor = 0.07,
+    normalize: bool = True,
+) -> tuple[Tensor, Tensor]:
+    q, k = _unit(query, normalize), _unit(key, normalize)
+    own = (torch.einsum("nd,nd->n", q, k) / temperature).exp()
+    if negatives is None:
+        total = (torch.einsum("nd,md->nm", q, k) / temperature).exp().sum(1)
+    else:
+        form = "nd,md->nm" if negatives.ndim == 2 else "nd,nmd->nm"
+        total = own + (torch.einsum(form, q, _unit(negatives, normalize)) / temperature).exp().sum(1)
+    return _weighted(-(own / total).log(), None)
+
+
+def clip_loss(
+    image_features: Tensor, text_features: Tensor, logit_scale: float | Tensor, normalize: bool = True
+) -> tuple[Tensor, Tensor]:
+    one, _ = info_nce(image_features, text_features, None, 1 / logit_scale, normalize)
+    other, ones = info_nce(text_features, image_features, None, 1 / logit_scale, normalize)
+    return (one + other) / 2, ones
+
+
+def siglip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor = 0.0,
+    normalize: bool = True,
+) -> tuple[Tensor, Tensor]:
+    x, y = _unit(image_features, normalize), _unit(text_features, normalize)
+    scores = logit_scale * torch.einsum("nd,md->nm", x, y) + logit_bias
+    signs = 2 * torch.eye(len(x), dtype=x.dtype) - 1
+    return _weighted((1 + torch.exp(-signs * scores)).log().sum(1), None)
+
+
 def l1_loss(input: Tensor, target: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     difference = input - target
     # The sign of 0 is 0, and so is the subgradient.

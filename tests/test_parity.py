@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 import torch
 from assertions import assert_as_exact, assert_gradient_as_exact
-from cases import ALL_CASES, BY_NAME, KERNEL_DTYPES, Call, Case, dtype_name
+from cases import BY_NAME, KERNEL_DTYPES, TORCH_CASES, Call, Case, dtype_name
 from torch import Tensor
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import module_db
 
 from losskit import functional as F
 
-NAMES = {f"nn.functional.{case.name}": case.name for case in ALL_CASES}
+NAMES = {f"nn.functional.{case.name}": case.name for case in TORCH_CASES}
 # Some losses stand there several times, as variants.
 OPS = {name: [op for op in op_db if op.name == full] for full, name in NAMES.items()}
-FUNCTIONS = {case.name: case.function for case in ALL_CASES}
+FUNCTIONS = {case.name: case.function for case in TORCH_CASES}
 MODULES = {info.module_cls: info for info in module_db}
 BACKENDS = ("auto", "reference")
 REAL_DTYPES = (torch.float64, *KERNEL_DTYPES)
 
 OPS_AND_DTYPES = [
     pytest.param(case, dtype, id=f"{case.name}-{dtype_name(dtype)}")
-    for case in ALL_CASES
+    for case in TORCH_CASES
     for dtype in (
         # Torch's own connectionist temporal classification has no half precision.
         *(REAL_DTYPES if case.name != "ctc_loss" else REAL_DTYPES[:2]),
@@ -38,7 +38,7 @@ OPS_AND_DTYPES = [
 
 def test_every_loss_is_in_the_data() -> None:
     assert [name for name, ops in OPS.items() if not ops] == []
-    assert {case.name for case in ALL_CASES if case.torch_module not in MODULES} == {
+    assert {case.name for case in TORCH_CASES if case.torch_module not in MODULES} == {
         # torch has samples of the function alone.
         "triplet_margin_loss"
     }
@@ -186,7 +186,7 @@ def test_operator_errors(name: str, backend: str) -> None:
     ("case", "dtype"),
     [
         pytest.param(case, dtype, id=f"{case.name}-{dtype_name(dtype)}")
-        for case in ALL_CASES
+        for case in TORCH_CASES
         if case.torch_module in MODULES
         for dtype in (REAL_DTYPES if case.halves_in_torch else (torch.float64, torch.float32))
     ],
@@ -236,7 +236,7 @@ def test_module_samples(case: Case, dtype: torch.dtype) -> None:
     "case",
     [
         case
-        for case in ALL_CASES
+        for case in TORCH_CASES
         if getattr(MODULES.get(case.torch_module), "module_error_inputs_func", None) is not None
     ],
     ids=repr,

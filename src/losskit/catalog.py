@@ -38,6 +38,13 @@ class LossInfo:
     # Older names of the class that PyTorch still has.
     deprecated_modules: tuple[str, ...] = ()
 
+    @property
+    def in_torch(self) -> bool:
+        """Whether PyTorch has the loss too, or has it in a later version."""
+        return self.name not in _NOT_IN_TORCH
+
+
+_NOT_IN_TORCH = ("clip_loss", "info_nce", "siglip_loss")
 
 LOSSES: tuple[LossInfo, ...] = (
     LossInfo(
@@ -75,6 +82,25 @@ LOSSES: tuple[LossInfo, ...] = (
         target_dtype="floating point",
         outliers="linear in the score of a wrong label",
         try_next=("multilabel_soft_margin_loss",),
+    ),
+    LossInfo(
+        name="clip_loss",
+        module="CLIPLoss",
+        task="embedding",
+        formula="½·(log Σ_j exp(s·x_n·y_j) + log Σ_j exp(s·x_j·y_n)) − s·x_n·y_n",
+        input="image features (N, D), of length 1 or made so",
+        target="text features (N, D), the n-th belonging to the n-th image",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="pairs",
+        relatives=("info_nce", "cross_entropy"),
+        source="Radford et al. 2021, figure 3",
+        latex=r"\tfrac{1}{2}\left(\log \sum_j \exp(s\, x_n \cdot y_j) + \log \sum_j \exp(s\, x_j \cdot y_n)\right) "
+        r"- s\, x_n \cdot y_n",
+        output_layer="a projection of images and texts to vectors of the same size; the loss divides by their lengths",
+        target_dtype="floating point, that of the image features",
+        outliers="bounded: a pair costs at most 2·s + log N",
+        try_next=("siglip_loss",),
     ),
     LossInfo(
         name="cosine_embedding_loss",
@@ -185,6 +211,24 @@ LOSSES: tuple[LossInfo, ...] = (
         target_dtype="floating point",
         outliers="squared up to delta, linear beyond",
         try_next=("smooth_l1_loss", "l1_loss"),
+    ),
+    LossInfo(
+        name="info_nce",
+        module="InfoNCELoss",
+        task="embedding",
+        formula="log Σ_j exp(q_n·k_j/τ) − q_n·k_n/τ",
+        input="queries (N, D), of length 1 or made so",
+        target="keys (N, D), the n-th belonging to the n-th query; negatives (M, D) or (N, M, D)",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="queries",
+        relatives=("cross_entropy", "clip_loss"),
+        source="van den Oord et al. 2018, equation 4; He et al. 2020, equation 1",
+        latex=r"\log \sum_j \exp(q_n \cdot k_j / \tau) - q_n \cdot k_n / \tau",
+        output_layer="a projection to vectors; the loss divides by their lengths",
+        target_dtype="floating point, that of the queries",
+        outliers="bounded: a query costs at most 2/τ + log N",
+        try_next=("clip_loss", "triplet_margin_loss"),
     ),
     LossInfo(
         name="kl_div",
@@ -366,6 +410,25 @@ LOSSES: tuple[LossInfo, ...] = (
         target_dtype="floating point counts, 0 or more",
         outliers="a rate that is too high costs as its exponential",
         try_next=("gaussian_nll_loss",),
+    ),
+    LossInfo(
+        name="siglip_loss",
+        module="SigLIPLoss",
+        task="embedding",
+        formula="Σ_j log(1 + exp(−z·(s·x_n·y_j + b))), z = 1 where j = n, else −1",
+        input="image features (N, D), of length 1 or made so",
+        target="text features (N, D), the n-th belonging to the n-th image",
+        range="[0, ∞)",
+        unit="nats",
+        mean_over="pairs",
+        relatives=("binary_cross_entropy_with_logits", "soft_margin_loss"),
+        source="Zhai et al. 2023, algorithm 1",
+        latex=r"\sum_j \log(1 + \exp(-z\,(s\, x_n \cdot y_j + b))), \quad "
+        r"z = \begin{cases} 1 & j = n \\ -1 & \text{else} \end{cases}",
+        output_layer="a projection of images and texts to vectors of the same size; the loss divides by their lengths",
+        target_dtype="floating point, that of the image features",
+        outliers="linear in the similarity of a wrong pair",
+        try_next=("clip_loss",),
     ),
     LossInfo(
         name="smooth_l1_loss",

@@ -14,6 +14,7 @@ SHORT_NAMES = {
     "ce": "cross_entropy",
     "cosine": "cosine_embedding_loss",
     "gaussian": "gaussian_nll_loss",
+    "infonce": "info_nce",
     "kl": "kl_div",
     "linear_ce": "linear_cross_entropy",
     "mae": "l1_loss",

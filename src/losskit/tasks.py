@@ -168,8 +168,16 @@ TASKS: tuple[Task, ...] = (
         losses=(
             ("triplet_margin_loss", "an anchor, one that is alike and one that is not"),
             ("cosine_embedding_loss", "pairs that are alike or not, whatever the length of the vectors"),
-            ("cross_entropy", "each of a batch against all others: scores a·bᵀ / temperature, targets arange(N)"),
+            ("info_nce", "each of a batch against all others, or against negatives: no triplets to be chosen"),
             ("triplet_margin_with_distance_loss", "triplets under a distance of your own"),
+        ),
+    ),
+    Task(
+        name="image and text pairs",
+        also="clip, siglip, vision language, text image, zero shot",
+        losses=(
+            ("clip_loss", "each image finds its text among those of the batch, and each text its image"),
+            ("siglip_loss", "each pair is a yes or no of its own, which also serves small batches"),
         ),
     ),
     Task(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from fresh_process import output_of
 import losskit
 from losskit.backends import info
 from losskit.cli import main
-from losskit.cli.train import resume_command
+from losskit.cli.train import _options, resume_command
 from losskit.train import TrainOptions
 from losskit.train.options import LOSSES
 
@@ -49,6 +50,12 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
         TrainOptions().learning_rate,
         TrainOptions(loss="mse").learning_rate,
     ]
+    rates = re.search(r"on\s+text\s+(\S+)\s+for\s+adam\s+and\s+adamw,\s+(\S+)\s+for\s+sgd", text)
+    assert rates is not None
+    assert [float(rate) for rate in rates.groups()] == [
+        TrainOptions(data="text").learning_rate,
+        TrainOptions(data="text", optimizer="sgd").learning_rate,
+    ]
 
 
 def test_info(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,8 +70,8 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["--loss", "mse", "--label-smoothing", "0.1"],
-            "losskit: train: --label-smoothing 0.1 needs --loss cross_entropy, got --loss mse, which has no label "
-            "smoothing; leave the option out.\n",
+            "losskit: train: --label-smoothing 0.1 needs --loss cross_entropy or linear_cross_entropy, got --loss mse, "
+            "which has no label smoothing; leave the option out.\n",
         ),
         (["--epochs", "0"], "losskit: train: --epochs must lie in [1, 1048575], got 0.\n"),
         (
@@ -96,7 +103,7 @@ def test_errors_are_one_sentence(
         (["trian"], "losskit: command 'trian' is none of {commands}. Did you mean train?"),
         (
             ["train", "--data", "mnist"],
-            "losskit: train: --data 'mnist' is none of digits, cifar10, fake. "
+            "losskit: train: --data 'mnist' is none of digits, cifar10, text, fake. "
             "losskit train --help tells what it takes.",
         ),
         (["train", "--loss", "msee"], "losskit: train: --loss 'msee' is none of {losses}. Did you mean mse?"),
@@ -199,11 +206,14 @@ def test_resume_command_gives_the_same_options() -> None:
         "losskit train --data fake --loss bce_with_logits --class-weights balanced --lr 1e-05 --seed 3 "
         "--root elsewhere --epochs 7 --out 'a b' --compare-torch"
     )
-    import shlex
-
-    given = vars(_parser().parse_args(shlex.split(command)[1:]))
-    assert {name: given[name] for name in options.fixed()} == {**options.fixed()}
-    assert given["overwrite"] is False
+    text = TrainOptions(data="text", loss="cross_entropy", batch_size=7)
+    told = resume_command(text, compare_torch=False)
+    assert told == "losskit train --data text --loss cross_entropy --batch-size 7 --out runs/text-cross_entropy"
+    for words, meant in ((command, options), (told, text)):
+        given = _options(_parser().parse_args(shlex.split(words)[1:]))
+        assert given.fixed() == meant.fixed()
+        assert (given.epochs, given.folder, given.root) == (meant.epochs, meant.folder, meant.root)
+        assert not given.overwrite
 
 
 def test_importing_losskit_loads_neither_room() -> None:

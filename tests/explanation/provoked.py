@@ -115,6 +115,14 @@ CALLS: dict[str, Callable[..., Explanation]] = {
     "collapsed": lambda **more: losskit.explain(
         "triplet_margin_loss", [[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 1.0]], **more
     ),
+    "found": lambda **more: losskit.explain("info_nce", [[1.0, 0.2], [0.1, 1.0]], [[0.9, 0.0], [0.3, 0.8]], **more),
+    "chance": lambda **more: losskit.explain(
+        "clip_loss", [[1.0, 0.0], [1.0, 0.0]], [[0.0, 1.0], [0.0, 1.0]], 2, **more
+    ),
+    "single_pair": lambda **more: losskit.explain("clip_loss", [[1.0, 0.2]], [[0.9, 0.0]], 10.0, **more),
+    "wrong_side": lambda **more: losskit.explain(
+        "siglip_loss", [[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.3], [-1.0, 0.05]], 10.0, -1.0, **more
+    ),
     "infeasible": lambda **more: losskit.explain(
         "ctc_loss", torch.zeros(5, 1, 3).log_softmax(2), [[1, 2, 2, 2]], [5], [4], **more
     ),

@@ -121,6 +121,10 @@ TEXTS = {
     "swapped": "swap: in 1 of 1 triplets the negative is nearer to the positive than to the anchor.",
     "collapsed": "All distances are near 0: the loss is the margin, 1.0000, whatever the vectors. Have they "
     "collapsed to a point?",
+    "found": "Found: 2 of 2 are more similar to their own partner than to any other.",
+    "chance": "Vectors that tell nothing would cost ln 2 = 0.6931 each; this is the same.",
+    "single_pair": "There is one partner, and nothing to tell it from: the loss is 0 for ever.",
+    "wrong_side": "On the wrong side: 1 of 2 own partners have p < 1/2, 1 of 2 others p > 1/2.",
     "infeasible": "Too short: sample 0 has 5 frames and needs 6, for labels: 4, and blanks between repeated ones: "
     "2. Its probability is 0.",
     "impossible": "zero_infinity=True would set the infinite losses (1 of 1) and their gradients to 0.",
@@ -228,10 +232,12 @@ def test_a_healthy_call_gets_no_warning() -> None:
         usual = {
             "baseline",
             "binary_mean",
+            "chance",
             "constant_mean",
             "constant_median",
             "dominated",
             "empty_list",
+            "found",
             "inactive",
             "linear_part",
             "mean_probability",
@@ -240,6 +246,7 @@ def test_a_healthy_call_gets_no_warning() -> None:
             "saturated",
             "sequence_probability",
             "wrong_order",
+            "wrong_side",
         }
         assert found <= usual, found - usual
 

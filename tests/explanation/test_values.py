@@ -17,7 +17,7 @@ import losskit
 from explanation.provoked import SCORE_OPTIONS
 from losskit import catalog, functional
 from losskit.explanation import Explanation
-from losskit.explanation.families import LESSONS, ctc, distribution, embedding, margin, pointwise, softmax
+from losskit.explanation.families import LESSONS, contrastive, ctc, distribution, embedding, margin, pointwise, softmax
 
 ALL_VARIANTS = [
     pytest.param(case, variant, id=f"{case.name}-{variant.replace(' ', '_')}")
@@ -51,8 +51,9 @@ def check(case: Case, call: Call, explanation: Explanation, **more: Any) -> None
     result = explanation.result.to(call.input.dtype)
     assert_as_exact(result, explanation.value, steps=8, scale=largest_on_the_way(explanation))
     for name, gradient in explanation.gradients.items():
-        assert gradient.values.dtype == explanation.data[name].dtype
-        assert gradient.values.shape == explanation.data[name].shape
+        given = {**explanation.options, **explanation.data}[name]
+        assert gradient.values.dtype == given.dtype
+        assert gradient.values.shape == given.shape
         finite = gradient.by_formula[gradient.by_formula.isfinite()].abs()
         scale = max(float(finite.max()) if finite.numel() else 0.0, case.floor(call, torch.ones(1)))
         assert_as_exact(gradient.values, gradient.by_formula, steps=16, scale=scale, what=f"gradient by {name}")
@@ -67,7 +68,7 @@ def reductions(case: Case) -> tuple[str, ...]:
 
 def test_every_loss_has_a_lesson() -> None:
     assert sorted(LESSONS) == [info.name for info in catalog.LOSSES]
-    families = (ctc, distribution, embedding, margin, pointwise, softmax)
+    families = (contrastive, ctc, distribution, embedding, margin, pointwise, softmax)
     for module in families:
         assert list(module.LESSONS) == sorted(module.LESSONS)
         for name, lesson in module.LESSONS.items():

@@ -28,12 +28,14 @@ def frames(x: Tensor) -> Tensor:
 CLOSED_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "binary_cross_entropy": lambda x: -x.log(),
     "binary_cross_entropy_with_logits": lambda x: softplus(-x),
+    "clip_loss": lambda x: softplus(-10 * x.cos()),
     "cosine_embedding_loss": lambda x: 1 - x.cos(),
     "cross_entropy": lambda x: softplus(-x),
     "ctc_loss": frames,
     "gaussian_nll_loss": lambda x: x**2 / 2,
     "hinge_embedding_loss": lambda x: (1 - x).clamp(min=0),
     "huber_loss": lambda x: torch.where(x.abs() <= 1, x**2 / 2, x.abs() - 0.5),
+    "info_nce": lambda x: softplus(-x.cos() / 0.07),
     "kl_div": lambda x: 0.5 * (math.log(0.5) - x),
     "l1_loss": lambda x: x.abs(),
     "linear_cross_entropy": lambda x: softplus(-x),
@@ -44,6 +46,7 @@ CLOSED_FORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "multilabel_soft_margin_loss": lambda x: softplus(-x),
     "nll_loss": lambda x: -x,
     "poisson_nll_loss": lambda x: x.exp() - 3 * x,
+    "siglip_loss": lambda x: softplus(10 - 10 * x.cos()) + softplus(x.new_tensor(-10.0)),
     "smooth_l1_loss": lambda x: torch.where(x.abs() < 1, x**2 / 2, x.abs() - 0.5),
     "soft_margin_loss": lambda x: softplus(-x),
     "triplet_margin_loss": lambda x: (1 + x).clamp(min=0),
@@ -109,6 +112,22 @@ def test_losses_by_name_function_and_module_with_their_options() -> None:
         "huber_loss(delta=2)",
         "HuberLoss(delta=2)",
         *["mse_loss", "mse_loss", "MSELoss", "mse_loss"],
+    ]
+
+
+def test_a_loss_of_pairs_tells_the_numbers_that_it_was_given() -> None:
+    axes = plot.compare(
+        "clip_loss", functools.partial(F.clip_loss, logit_scale=2.0), losskit.CLIPLoss(init_scale=2.0), "siglip_loss"
+    )
+    x, y = data(axes)
+    torch.testing.assert_close(y, softplus(-10 * x.cos()), rtol=2e-6, atol=3e-6)
+    for index in (1, 2):
+        torch.testing.assert_close(data(axes, index)[1], softplus(-2 * x.cos()), rtol=2e-6, atol=3e-6)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "clip_loss, 2 pairs, logit_scale = 10",
+        "clip_loss(logit_scale=2), 2 pairs",
+        "CLIPLoss, 2 pairs",
+        "siglip_loss, 2 pairs, logit_scale = 10, logit_bias = −10",
     ]
 
 

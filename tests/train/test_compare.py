@@ -9,10 +9,10 @@ from torch import Tensor, nn
 import losskit
 from losskit.train import TrainOptions, train
 from losskit.train.compare import Comparison
-from losskit.train.options import LOSSES
+from losskit.train.options import IMAGE_LOSSES
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", IMAGE_LOSSES)
 def test_same(loss: str, tmp_path: Path) -> None:
     comparison = train(TrainOptions(data="fake", out=tmp_path, loss=loss, epochs=2), compare_torch=True).comparison
     assert comparison is not None
@@ -60,7 +60,7 @@ def test_wrong_criteria_are_noticed(
     assert not comparison.same
     # Noticed on the same logits, not only in how the trainings went.
     assert comparison.share_of_allowed > 1
-    assert comparison.lines("CrossEntropyLoss", "nats")[-1] == "  NOT the same"
+    assert comparison.lines("torch.nn.CrossEntropyLoss", "nats")[-1] == "  NOT the same"
     assert nn.CrossEntropyLoss is not wrong
 
 
@@ -79,7 +79,7 @@ def test_a_training_that_went_another_way_is_noticed() -> None:
     assert not comparison.same
     assert comparison._replace(training_difference=5e-3).same
     assert not comparison._replace(training_difference=float("nan")).same
-    assert comparison.lines("MSELoss", "nats") == [
+    assert comparison.lines("torch.nn.MSELoss", "nats") == [
         "the same training with torch.nn.MSELoss, 4 steps:",
         "  largest difference of the losses on the same logits: 0.0e+00 nats, of the gradients 0.0e+00 "
         "(0 % of what rounding explains)",

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import losskit
 from losskit.errors import LosskitValueError
 from losskit.train.criterion import balanced_pos_weight, balanced_weights, criterion
-from losskit.train.options import LOSSES, TrainOptions
+from losskit.train.options import IMAGE_LOSSES, TrainOptions
 
 LABELS = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9])
 
@@ -17,7 +17,7 @@ def logits() -> torch.Tensor:
     return torch.randn(12, 10, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", IMAGE_LOSSES)
 @pytest.mark.parametrize("library", ["losskit", "torch.nn"])
 def test_values(loss: str, library: str, logits: torch.Tensor) -> None:
     made = criterion(TrainOptions(loss=loss), LABELS, library)  # type: ignore[arg-type]

@@ -13,10 +13,11 @@ from losskit.train.options import TrainOptions
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"data": "mnist"}, "train: --data must be one of digits, cifar10, fake, got 'mnist'."),
+        ({"data": "mnist"}, "train: --data must be one of digits, cifar10, text, fake, got 'mnist'."),
         (
             {"loss": "hinge"},
-            "train: --loss must be one of cross_entropy, nll_loss, bce_with_logits, mse, got 'hinge'.",
+            "train: --loss must be one of cross_entropy, nll_loss, bce_with_logits, mse, linear_cross_entropy, got "
+            "'hinge'.",
         ),
         ({"optimizer": "lion"}, "train: --optimizer must be one of sgd, adam, adamw, got 'lion'."),
         ({"class_weights": "mean"}, "train: --class-weights must be one of balanced, got 'mean'."),
@@ -31,18 +32,32 @@ from losskit.train.options import TrainOptions
         ({"label_smoothing": math.nan}, "train: --label-smoothing must lie in [0, 1], got nan."),
         (
             {"label_smoothing": 0.1, "loss": "mse"},
-            "train: --label-smoothing 0.1 needs --loss cross_entropy, got --loss mse, which has no label smoothing; "
-            "leave the option out.",
+            "train: --label-smoothing 0.1 needs --loss cross_entropy or linear_cross_entropy, got --loss mse, which "
+            "has no label smoothing; leave the option out.",
         ),
         (
             {"label_smoothing": 0.1, "loss": "nll_loss"},
-            "train: --label-smoothing 0.1 needs --loss cross_entropy, got --loss nll_loss, which has no label "
-            "smoothing; leave the option out.",
+            "train: --label-smoothing 0.1 needs --loss cross_entropy or linear_cross_entropy, got --loss nll_loss, "
+            "which has no label smoothing; leave the option out.",
         ),
         (
             {"class_weights": "balanced", "loss": "mse"},
             "train: --class-weights balanced needs --loss cross_entropy, nll_loss or bce_with_logits, got --loss mse, "
             "which has no class weights; leave the option out.",
+        ),
+        (
+            {"data": "text", "class_weights": "balanced"},
+            "train: --class-weights balanced needs images, got --data text, whose rare words would weigh more than all "
+            "others; leave the option out.",
+        ),
+        (
+            {"data": "text", "loss": "mse"},
+            "train: --data text goes with --loss linear_cross_entropy or cross_entropy, got --loss mse.",
+        ),
+        (
+            {"loss": "linear_cross_entropy"},
+            "train: --data digits goes with --loss cross_entropy, nll_loss, bce_with_logits or mse, got --loss "
+            "linear_cross_entropy.",
         ),
     ],
 )
@@ -59,6 +74,11 @@ def test_defaults_that_follow_from_others() -> None:
     assert TrainOptions(loss="mse", lr=0.5).learning_rate == 0.5
     assert TrainOptions(data="fake", loss="nll_loss").folder == Path("runs/fake-nll_loss")
     assert TrainOptions(out=Path("here")).folder == Path("here")
+    assert TrainOptions().loss == "cross_entropy"
+    assert TrainOptions().optimizer == "sgd"
+    text = TrainOptions(data="text")
+    assert (text.loss, text.optimizer, text.learning_rate) == ("linear_cross_entropy", "adamw", 0.003)
+    assert TrainOptions(data="text", optimizer="sgd").learning_rate == 0.5
 
 
 def test_what_must_agree_on_resume() -> None:

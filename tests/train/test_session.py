@@ -14,11 +14,11 @@ import torch.nn.functional as F
 import losskit
 from losskit.errors import DataError, LosskitError, LosskitRuntimeError, LosskitValueError, OutputError
 from losskit.train import TrainOptions, data, output, session, train
-from losskit.train.criterion import criterion
 from losskit.train.loop import Training, epoch_seed
 from losskit.train.network import classifier
-from losskit.train.options import LOSSES, OPTIMIZERS
+from losskit.train.options import IMAGE_LOSSES, OPTIMIZERS
 from losskit.train.progress import Silent
+from losskit.train.task import of_images
 
 STEPS_PER_EPOCH = 4
 
@@ -57,7 +57,7 @@ def refusal(kind: type[LosskitError], options: TrainOptions) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", IMAGE_LOSSES)
 def test_files(loss: str, tmp_path: Path) -> None:
     result = train(fake(tmp_path / "new" / "folder", loss=loss, epochs=2))
     folder = tmp_path / "new" / "folder"
@@ -142,10 +142,10 @@ def test_seeds_differ_and_repeat(tmp_path: Path) -> None:
 
 def test_every_epoch_has_an_order_of_its_own() -> None:
     images = data.fake()
-    training = Training(TrainOptions(data="fake"), images, criterion(TrainOptions(), images.train_labels, "losskit"))
-    orders = [torch.cat([labels for _, labels in training._shuffled(epoch)]).tolist() for epoch in (1, 2, 1)]
+    training = Training(TrainOptions(data="fake"), of_images("fake", images))
+    orders = [torch.cat(list(training._shuffled(epoch))).tolist() for epoch in (1, 2, 1)]
     assert orders[0] == orders[2] != orders[1]
-    assert sorted(orders[0]) == sorted(orders[1]) == sorted(images.train_labels.tolist())
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(len(images.train_labels)))
     assert len({epoch_seed(seed, epoch) for seed in range(3) for epoch in range(50)}) == 150
 
 
@@ -300,7 +300,9 @@ def test_device_that_is_not_there(device: str, tmp_path: Path) -> None:
 
 def test_a_changed_environment_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(fake(tmp_path, epochs=1))
-    monkeypatch.setattr(session, "_environment", lambda: {"losskit": "9.9", "torch": torch.__version__, "threads": 3})
+    monkeypatch.setattr(
+        session, "_environment", lambda ranks: {"losskit": "9.9", "torch": torch.__version__, "threads": 3}
+    )
     seen = Lines()
     train(fake(tmp_path, epochs=2), seen)
     assert "resuming after epoch 1 of 2" in seen.lines

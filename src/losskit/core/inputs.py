@@ -861,3 +861,74 @@ def check_plain_ctc_labels(
         f"{function}: {found} of {int(counts.sum())} labels lie outside [0, {classes}): {{{shown}}}, first in sample "
         f"{sample} at place {place}: {fix}"
     )
+
+
+def check_pairs(function: str, **features: Tensor) -> None:
+    """Two matrices with a row for each pair."""
+    for name, tensor in features.items():
+        check_floating(function, name, tensor)
+        if tensor.ndim != 2:
+            fix = f": {name}.unsqueeze(0)?" if tensor.ndim == 1 else f": {name}.flatten(1)?" if tensor.ndim else "."
+            raise LosskitRuntimeError(
+                f"{function}: {name} must have shape (N, D), a vector for each pair, got {shape_of(tensor)}{fix}"
+            )
+        if tensor.shape[1] == 0:
+            raise LosskitRuntimeError(
+                f"{function}: {name} must hold vectors of at least one number, got shape {shape_of(tensor)}."
+            )
+    (first_name, first), (second_name, second) = features.items()
+    if first.shape[0] != second.shape[0]:
+        raise LosskitValueError(
+            f"{function}: {first_name} and {second_name} must hold as many vectors, the n-th of one belonging to the "
+            f"n-th of the other, got {first.shape[0]} and {second.shape[0]}."
+        )
+    _check_same_vectors(function, first_name, first, second_name, second)
+
+
+def _check_same_vectors(function: str, first_name: str, first: Tensor, name: str, tensor: Tensor) -> None:
+    if tensor.shape[-1] != first.shape[-1]:
+        raise LosskitRuntimeError(
+            f"{function}: the vectors of {name} must be as long as those of {first_name}, {first.shape[-1]}, got "
+            f"{tensor.shape[-1]}: do both come out of a projection to the same size?"
+        )
+    if tensor.dtype != first.dtype:
+        raise LosskitRuntimeError(
+            f"{function}: {name} must have the dtype of {first_name}, {dtype_of(first)}, got {dtype_of(tensor)}: "
+            f"{name}.to({first.dtype})?"
+        )
+
+
+def check_negatives(function: str, query: Tensor, negatives: Tensor) -> None:
+    """(M, D), the same for each query, or (N, M, D)."""
+    check_floating(function, "negatives", negatives)
+    fits = negatives.ndim == 2 or (negatives.ndim == 3 and negatives.shape[0] == query.shape[0])
+    if not fits:
+        n, d = query.shape
+        raise LosskitRuntimeError(
+            f"{function}: negatives must have shape (M, {d}), the same for each query, or ({n}, M, {d}), got "
+            f"{shape_of(negatives)}."
+        )
+    _check_same_vectors(function, "query", query, "negatives", negatives)
+
+
+def check_one_number(function: str, name: str, value: object, positive: bool = False) -> Tensor:
+    """A number, or a tensor of one that may have a gradient; as a 0-dim tensor of floating point."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or value.ndim > 1:
+            raise LosskitRuntimeError(
+                f"{function}: {name} must be a number or a tensor of one, got shape {shape_of(value)}."
+            )
+        if value.is_complex() or value.dtype == torch.bool:
+            raise LosskitTypeError(f"{function}: {name} must be real, got {dtype_of(value)}.")
+        number = value.reshape(())
+        number = number if number.is_floating_point() else number.to(torch.get_default_dtype())
+        if positive and is_plain(number) and float(number.detach()) <= 0:
+            raise LosskitValueError(f"{function}: {name} must be greater than 0, got {float(number.detach()):g}.")
+        return number
+    if isinstance(value, bool):
+        raise LosskitTypeError(f"{function}: {name} must be a number, got bool.")
+    check_number(function, name, value)
+    real: float = value  # type: ignore[assignment]  # check_number has seen that it is a number
+    if positive and real <= 0:
+        raise LosskitValueError(f"{function}: {name} must be greater than 0, got {real:g}.")
+    return torch.tensor(float(real), dtype=torch.float64)

@@ -74,11 +74,11 @@ class Reduction:
         # The sum of nothing is 0, and stays connected to the graph when it is divided by 1.
         if isinstance(total, float):
             if total == 0 and self.on_empty == "raise":
-                raise self._empty_error()
+                raise self.empty_error()
             return divisor if total != 0 else 1.0
         if self.on_empty == "raise":
             if bool(total == 0):
-                raise self._empty_error()
+                raise self.empty_error()
             return divisor
         return torch.where(total == 0, torch.ones_like(total), divisor)
 
@@ -123,7 +123,7 @@ class Reduction:
         # NaN, which is torch's mean of nothing.
         return total if divisor == 1.0 else total / total.new_full((), divisor)
 
-    def _empty_error(self) -> EmptyLossError:
+    def empty_error(self) -> EmptyLossError:
         return EmptyLossError(
             f"{self.function}: no value counts (on_empty='raise'): every one is masked, ignored or of weight 0, "
             "or the input is empty."

@@ -15,13 +15,16 @@ __all__ = ["CLASS_INDEX_LOSSES", "Call", "bind"]
 
 # What the others call input and target.
 _INPUT = {
+    "clip_loss": "image_features",
     "cosine_embedding_loss": "input1",
     "ctc_loss": "log_probs",
+    "info_nce": "query",
     "margin_ranking_loss": "input1",
+    "siglip_loss": "image_features",
     "triplet_margin_loss": "anchor",
     "triplet_margin_with_distance_loss": "anchor",
 }
-_TARGET = {"ctc_loss": "targets"}
+_TARGET = {"clip_loss": "text_features", "ctc_loss": "targets", "info_nce": "key", "siglip_loss": "text_features"}
 # Those that take an index for each row of scores.
 CLASS_INDEX_LOSSES = ("cross_entropy", "linear_cross_entropy", "multi_margin_loss", "nll_loss")
 

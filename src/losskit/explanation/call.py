@@ -20,6 +20,14 @@ _DIFFERENTIABLE = (
     "var",
     "linear_weight",
     "linear_bias",
+    "query",
+    "key",
+    "negatives",
+    "image_features",
+    "text_features",
+    "temperature",
+    "logit_scale",
+    "logit_bias",
 )
 # The explanation says these itself, in its own language.
 _SAID = ("kl_div: reduction='mean' divides", r"\w+: target has shape .* broadcast to", "size_average and reduce are")

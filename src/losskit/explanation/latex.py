@@ -12,6 +12,7 @@ _LETTERS = {
     "λ": r"\lambda",
     "π": r"\pi",
     "σ": r"\sigma",
+    "τ": r"\tau",
     "Σ": r"\sum",
     "Π": r"\prod",
     "ℓ": r"\ell",

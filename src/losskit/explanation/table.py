@@ -19,7 +19,7 @@ class Column:
     name: str
     # In the shape of the rows, or with one axis more.
     values: Tensor
-    # What that axis counts: "class", "feature", "label" or "state".
+    # What that axis counts: "class", "column", "feature", "label" or "state".
     axis: str = ""
     # True where an entry is that of the target.
     mark: Tensor | None = None

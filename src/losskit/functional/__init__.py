@@ -17,6 +17,7 @@ Every loss takes these keywords beyond PyTorch's:
 
 from torch.nn.functional import log_softmax, logsigmoid, softmax
 
+from losskit.functional._contrastive import clip_loss, info_nce, siglip_loss
 from losskit.functional._ctc import ctc_loss, explain_ctc
 from losskit.functional._distribution import gaussian_nll_loss, kl_div, poisson_nll_loss
 from losskit.functional._embedding import (
@@ -46,6 +47,7 @@ from losskit.functional._softmax import cross_entropy, nll_loss
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "clip_loss",
     "cosine_embedding_loss",
     "cross_entropy",
     "ctc_loss",
@@ -53,6 +55,7 @@ __all__ = [
     "gaussian_nll_loss",
     "hinge_embedding_loss",
     "huber_loss",
+    "info_nce",
     "kl_div",
     "l1_loss",
     "linear_cross_entropy",
@@ -65,6 +68,7 @@ __all__ = [
     "multilabel_soft_margin_loss",
     "nll_loss",
     "poisson_nll_loss",
+    "siglip_loss",
     "smooth_l1_loss",
     "soft_margin_loss",
     "softmax",

@@ -1,10 +1,12 @@
 """The losses as modules.
 
-Each is a subclass of the class of the same name in `torch.nn`: the same arguments, `repr`, `state_dict` and
-`isinstance`. It adds the keywords `on_empty`, `out_dtype` and `backend`; `sample_weight`, `mask` and `normalizer`
-belong to a batch and go to the call. What each loss computes is told at its function in `losskit.functional`.
+Each is a subclass of the class of the same name in `torch.nn`, where there is one: the same arguments, `repr`,
+`state_dict` and `isinstance`. It adds the keywords `on_empty`, `out_dtype` and `backend`; `sample_weight`, `mask` and
+`normalizer` belong to a batch and go to the call. What each loss computes is told at its function in
+`losskit.functional`.
 """
 
+from losskit.modules._contrastive import CLIPLoss, InfoNCELoss, SigLIPLoss
 from losskit.modules._ctc import CTCLoss
 from losskit.modules._distribution import GaussianNLLLoss, KLDivLoss, PoissonNLLLoss
 from losskit.modules._embedding import CosineEmbeddingLoss, TripletMarginLoss, TripletMarginWithDistanceLoss
@@ -23,12 +25,14 @@ from losskit.modules._softmax import CrossEntropyLoss, NLLLoss, NLLLoss2d
 __all__ = [
     "BCELoss",
     "BCEWithLogitsLoss",
+    "CLIPLoss",
     "CTCLoss",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "GaussianNLLLoss",
     "HingeEmbeddingLoss",
     "HuberLoss",
+    "InfoNCELoss",
     "KLDivLoss",
     "L1Loss",
     "LinearCrossEntropyLoss",
@@ -40,6 +44,7 @@ __all__ = [
     "NLLLoss",
     "NLLLoss2d",
     "PoissonNLLLoss",
+    "SigLIPLoss",
     "SmoothL1Loss",
     "SoftMarginLoss",
     "TripletMarginLoss",

@@ -28,6 +28,8 @@ class Loss(NamedTuple):
     call: Callable[..., Tensor]
     # The options that were given, such as delta=2.
     options: dict[str, Any]
+    # Whether it is a module, which holds what does not come with a batch.
+    module: bool = False
 
     def each(self, *arguments: Any, **kwargs: Any) -> Tensor:
         """The unreduced losses."""
@@ -73,7 +75,7 @@ def _of_module(module: nn.Module) -> Loss:
         result: Tensor = reduced(*arguments, **kwargs)
         return result
 
-    return Loss(info, _labelled(type(module).__name__, options), call, options)
+    return Loss(info, _labelled(type(module).__name__, options), call, options, module=True)
 
 
 def _options(module: nn.Module) -> dict[str, Any]:

@@ -169,9 +169,12 @@ def _common_axis(losses: list[Loss], sections: list[Section], function: str) -> 
 def _line(loss: Loss, section: Section, positions: Tensor, target: float | None, function: str) -> _Drawn:
     chosen = section.target if target is None else target
     count = class_count(loss)
+    needed = {} if loss.module else {name: each for name, each in section.options.items() if name not in loss.options}
 
     def losses(x: Tensor) -> Tensor:
-        each = loss.each(*section.arguments(x, 0.0 if chosen is None else chosen, count))
+        if section.alone and len(x) > 1:
+            return torch.cat([losses(one) for one in x.split(1)])
+        each = loss.each(*section.arguments(x, 0.0 if chosen is None else chosen, count), **needed)
         if each.numel() % len(x) != 0 or each.numel() == 0:
             raise LosskitValueError(
                 f"{function}: {loss.label} must return a loss for each of the {len(x)} inputs, got shape "
@@ -181,6 +184,7 @@ def _line(loss: Loss, section: Section, positions: Tensor, target: float | None,
 
     value, gradient = value_and_gradient(losses, positions)
     notes = [section.note] if section.note else []
+    notes += [f"{name} = {each:g}".replace("-", "−") for name, each in needed.items()]
     if loss.info is not None and section.target is not None and chosen is not None:
         notes.append(f"y = {chosen:g}".replace("-", "−"))
     unit = "" if loss.info is None else "no unit" if loss.info.unit == "none" else loss.info.unit

@@ -173,7 +173,7 @@ def _of_checkpoint(path: Path) -> tuple[str, Baseline | None]:
 
 def _of_loss(loss: str, classes: int) -> Baseline | None:
     """The loss of equal probabilities for each class, as `losskit train` takes the loss: one-hot where it needs to."""
-    if loss in ("cross_entropy", "nll_loss"):
+    if loss in ("cross_entropy", "linear_cross_entropy", "nll_loss"):
         return guess(classes)
     one_hot = torch.eye(classes, dtype=torch.float64)
     even = torch.full_like(one_hot, 1 / classes)

@@ -5,7 +5,8 @@ their angle or distance. What the number is called and which values are worth se
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,10 @@ class Section(NamedTuple):
     target: float | None = None
     # What else was chosen.
     note: str = ""
+    # Options that a function needs, and a module holds.
+    options: Mapping[str, float] = MappingProxyType({})
+    # Whether each position is a batch of its own, of which the first loss is drawn.
+    alone: bool = False
 
 
 def _error(x: Tensor, target: float, classes: int) -> tuple[Tensor, ...]:
@@ -94,6 +99,20 @@ def _angle(x: Tensor, target: float, classes: int) -> tuple[Tensor, ...]:
     return turned, x.new_tensor([[1.0, 0.0]]).expand(len(x), 2), torch.full_like(x, target)
 
 
+def _query(x: Tensor, target: float, classes: int) -> tuple[Tensor, ...]:
+    # A query that turns away from its key, and a negative at right angles to both.
+    query = torch.stack((x.cos(), x.sin(), torch.zeros_like(x)), 1)  # (n, 3)
+    key, negative = x.new_tensor([[1.0, 0.0, 0.0]]), x.new_tensor([[0.0, 0.0, 1.0]])
+    return query, key.expand(len(x), 3), negative.expand(len(x), 1, 3)
+
+
+def _two_pairs(x: Tensor, target: float, classes: int) -> tuple[Tensor, ...]:
+    # An image that turns away from its text, and another pair at right angles to both.
+    turned = torch.cat((x.cos(), x.sin(), torch.zeros_like(x)))
+    other = x.new_tensor([0.0, 0.0, 1.0])
+    return torch.stack((turned, other)), torch.stack((x.new_tensor([1.0, 0.0, 0.0]), other))
+
+
 def _two_scores(x: Tensor, target: float, classes: int) -> tuple[Tensor, ...]:
     return x, torch.zeros_like(x), torch.full_like(x, target)
 
@@ -108,12 +127,14 @@ def _triplet(x: Tensor, target: float, classes: int) -> tuple[Tensor, ...]:
 SECTIONS = {
     "binary_cross_entropy": Section("probability", _labels, target=1),
     "binary_cross_entropy_with_logits": Section("logit", _labels, target=1),
+    "clip_loss": Section("angle", _two_pairs, note="2 pairs", options={"logit_scale": 10.0}, alone=True),
     "cosine_embedding_loss": Section("angle", _angle, target=1),
     "cross_entropy": Section("logit", _scores),
     "ctc_loss": Section("logit", _two_frames, note="1 label, 2 frames"),
     "gaussian_nll_loss": Section("error", _error_and_variance, note="var = 1"),
     "hinge_embedding_loss": Section("distance", _value, target=-1),
     "huber_loss": Section("error", _error),
+    "info_nce": Section("angle", _query, note="1 negative"),
     "kl_div": Section("log-probability", _value, target=0.5),
     "l1_loss": Section("error", _error),
     "linear_cross_entropy": Section("logit", _layer),
@@ -124,6 +145,13 @@ SECTIONS = {
     "multilabel_soft_margin_loss": Section("logit", _label_row, target=1),
     "nll_loss": Section("log-probability", _scores),
     "poisson_nll_loss": Section("log-rate", _value, target=3),
+    "siglip_loss": Section(
+        "angle",
+        _two_pairs,
+        note="2 pairs",
+        options={"logit_scale": 10.0, "logit_bias": -10.0},
+        alone=True,
+    ),
     "smooth_l1_loss": Section("error", _error),
     "soft_margin_loss": Section("logit", _value, target=1),
     "triplet_margin_loss": Section("distances", _triplet),

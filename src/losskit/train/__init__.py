@@ -1,4 +1,4 @@
-"""`losskit train`: the tutorials' classifier on real images, with a criterion from losskit.
+"""`losskit train`: a small network on real images or text, with a criterion from losskit, on one rank or on several.
 
 `train(TrainOptions(...))` does what the command does. Needs the extra: `pip install 'losskit[train]'`.
 """

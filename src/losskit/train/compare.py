@@ -4,7 +4,8 @@ Two answers, because the second alone cannot be sharp. A training multiplies sma
 steps two trainings whose weights differed in the last bit differ in the third digit, with any criterion.
 
 * On the same logits, in every step of torch.nn's training, the values and the gradients of both criteria are compared.
-  Here nothing is multiplied, and only rounding is allowed.
+  Here nothing is multiplied, and only rounding is allowed. A loss that holds the last layer is compared on what that
+  takes, and the gradients of its weights too.
 * The losses of the two whole trainings are compared step by step. What is allowed is measured, not guessed: ten times
   the difference between torch.nn's training and torch.nn's training from weights moved by one rounding, and what
   rounding explains of a single loss.
@@ -15,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from losskit.train.criterion import Criterion, criterion
-from losskit.train.data import ImageData
+from losskit.train.criterion import Criterion, NextTokenLoss
 from losskit.train.loop import Training, deterministic
 from losskit.train.options import TrainOptions
 from losskit.train.progress import Progress
+from losskit.train.task import Task
 
 __all__ = ["Comparison", "compare_with_torch"]
 
@@ -48,7 +49,7 @@ class Comparison(NamedTuple):
 
     def lines(self, name: str, unit: str) -> list[str]:
         return [
-            f"the same training with torch.nn.{name}, {self.steps} steps:",
+            f"the same training with {name}, {self.steps} steps:",
             f"  largest difference of the losses on the same logits: {self.loss_difference:.1e} {unit}, of the "
             f"gradients {self.gradient_difference:.1e} ({100 * self.share_of_allowed:.0f} % of what rounding explains)",
             f"  largest difference of the losses of the two trainings: {self.training_difference:.1e} {unit} in step "
@@ -57,14 +58,13 @@ class Comparison(NamedTuple):
         ]
 
 
-def compare_with_torch(options: TrainOptions, data: ImageData, step_losses: Tensor, progress: Progress) -> Comparison:
+def compare_with_torch(options: TrainOptions, task: Task, step_losses: Tensor, progress: Progress) -> Comparison:
     """Compare the losses of a finished training, step by step, with those under torch.nn's criterion."""
-    theirs = criterion(options, data.train_labels, "torch.nn")
-    watch = _SameLogits(criterion(options, data.train_labels, "losskit"), theirs)
     with deterministic(torch.device(options.device)):
-        reference = Training(options, data, theirs)
+        reference = Training(options, task, "torch.nn")
+        watch = _SameLogits(reference.criterion_from("losskit"), reference.criterion)
         reference_losses = _losses(reference, "torch.nn", progress, watch)
-        nudged = Training(options, data, theirs)
+        nudged = Training(options, task, "torch.nn")
         _nudge(nudged.network)
         nudged_losses = _losses(nudged, "torch.nn, weights one rounding apart", progress, None)
     difference = (step_losses - reference_losses).abs()
@@ -81,26 +81,28 @@ def compare_with_torch(options: TrainOptions, data: ImageData, step_losses: Tens
 
 
 class _SameLogits:
-    """Called with the logits of each step; remembers how far the two criteria were apart."""
+    """Called with what the criterion was given in each step; remembers how far the two criteria were apart."""
 
     def __init__(self, ours: Criterion, theirs: Criterion) -> None:
         self.ours, self.theirs = ours, theirs
         self.loss_difference = self.gradient_difference = self.share_of_allowed = self.rounding = 0.0
 
-    def __call__(self, logits: Tensor, labels: Tensor) -> None:
-        loss, gradient = _value_and_gradient(self.ours, logits, labels)
-        torch_loss, torch_gradient = _value_and_gradient(self.theirs, logits, labels)
+    def __call__(self, output: Tensor, labels: Tensor) -> None:
+        loss, gradients = _value_and_gradients(self.ours, output, labels)
+        torch_loss, torch_gradients = _value_and_gradients(self.theirs, output, labels)
         loss_difference = abs(loss - torch_loss)
-        gradient_difference = float((gradient - torch_gradient).abs().max())
-        allowed = ROUNDINGS * torch.finfo(torch.float32).eps * max(1.0, float(logits.abs().max()), abs(torch_loss))
-        # A gradient is a probability minus the target's, over the number of values, so where the two are close it
-        # carries the rounding of the probability, however small it is itself.
-        gradient_scale = max(float(torch_gradient.abs().max()), 1 / (len(labels) * self.ours.values_per_sample))
+        largest = max(float(_logits(self.theirs, output).abs().max()), abs(torch_loss), 1.0)
+        allowed = ROUNDINGS * torch.finfo(torch.float32).eps * largest
         self.rounding = _larger(self.rounding, allowed)
         self.loss_difference = _larger(self.loss_difference, loss_difference)
-        self.gradient_difference = _larger(self.gradient_difference, gradient_difference)
-        for difference in (loss_difference, gradient_difference / gradient_scale):
-            self.share_of_allowed = _larger(self.share_of_allowed, difference / allowed)
+        self.share_of_allowed = _larger(self.share_of_allowed, loss_difference / allowed)
+        for gradient, torch_gradient in zip(gradients, torch_gradients, strict=True):
+            difference = float((gradient - torch_gradient).abs().max())
+            # A gradient is a probability minus the target's, over the number of values, so where the two are close it
+            # carries the rounding of the probability, however small it is itself.
+            scale = max(float(torch_gradient.abs().max()), 1 / self.ours.values(labels))
+            self.gradient_difference = _larger(self.gradient_difference, difference)
+            self.share_of_allowed = _larger(self.share_of_allowed, difference / scale / allowed)
 
 
 def _larger(a: float, b: float) -> float:
@@ -108,17 +110,23 @@ def _larger(a: float, b: float) -> float:
     return a if a != a or a >= b else b
 
 
-def _value_and_gradient(criterion: Criterion, logits: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-    leaf = logits.clone().requires_grad_()
+def _value_and_gradients(criterion: Criterion, output: Tensor, labels: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+    leaf = output.clone().requires_grad_()
     loss = criterion.mean(leaf, labels)
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return loss.item(), gradient
+    return loss.item(), torch.autograd.grad(loss, [leaf, *criterion.mean.parameters()])
+
+
+def _logits(criterion: Criterion, output: Tensor) -> Tensor:
+    if not isinstance(criterion.mean, NextTokenLoss):
+        return output
+    with torch.no_grad():
+        logits: Tensor = criterion.mean.head(output)
+    return logits
 
 
 def _losses(training: Training, title: str, progress: Progress, watch: _SameLogits | None) -> Tensor:
     epochs = training.options.epochs
-    steps = -(-len(training.data.train_labels) // training.options.batch_size)
-    progress.start(title, epochs * steps, 0)
+    progress.start(title, epochs * training.steps_per_epoch, 0)
     losses: list[float] = []
     try:
         for epoch in range(1, epochs + 1):

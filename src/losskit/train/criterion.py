@@ -1,4 +1,4 @@
-"""The criterion of a training: any of the classification losses, fed with logits and class indices."""
+"""The criterion of a training: any of the classification losses, fed with what the network gives and class indices."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -10,10 +10,23 @@ import losskit
 from losskit.errors import LosskitValueError
 from losskit.train.network import NUM_CLASSES
 from losskit.train.options import TrainOptions
+from losskit.train.text import IGNORED
 
-__all__ = ["ClassificationLoss", "Criterion", "balanced_weights", "criterion", "loss_label"]
+__all__ = [
+    "ClassificationLoss",
+    "Criterion",
+    "Library",
+    "NextTokenLoss",
+    "balanced_weights",
+    "criterion",
+    "loss_label",
+    "samples",
+]
+
+Library = Literal["losskit", "torch.nn"]
 
 LABELS = {
+    "linear_cross_entropy": "cross entropy (nats per token)",
     "cross_entropy": "cross entropy (nats)",
     "nll_loss": "negative log-likelihood (nats)",
     "bce_with_logits": "binary cross entropy, mean over classes (nats)",
@@ -34,21 +47,42 @@ class ClassificationLoss(nn.Module):
         self.loss = loss
         self.module = module
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
         if self.loss == "nll_loss":
             logits = F.log_softmax(logits, dim=1)
         target = labels
         if self.loss in ("bce_with_logits", "mse"):
             target = F.one_hot(labels, NUM_CLASSES).to(logits.dtype)
-        value: Tensor = self.module(logits, target)
+        value: Tensor = self.module(logits, target, **options)
+        return value
+
+
+class NextTokenLoss(nn.Module):
+    """The loss of a language model's last layer `(N, T, K)` and the tokens that follow `(N, T)`.
+
+    linear_cross_entropy is head and loss in one, and holds the logits of no more rows than its workspace does. With
+    cross_entropy the head makes all logits first.
+    """
+
+    def __init__(self, module: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.module = module
+        self.head = head
+
+    def forward(self, hidden: Tensor, tokens: Tensor, **options: Any) -> Tensor:
+        value: Tensor
+        if isinstance(self.module, losskit.LinearCrossEntropyLoss):
+            value = self.module(hidden, tokens, **options)
+        else:
+            value = self.module(self.head(hidden).flatten(0, 1), tokens.flatten(), **options)
         return value
 
 
 class Criterion(NamedTuple):
     """The loss to train with, the loss to test with, and what the latter's sum is divided by."""
 
-    mean: ClassificationLoss
-    sum: ClassificationLoss
+    mean: ClassificationLoss | NextTokenLoss
+    sum: ClassificationLoss | NextTokenLoss
     weight: Tensor | None
     values_per_sample: int
 
@@ -59,12 +93,34 @@ class Criterion(NamedTuple):
         """
         if self.weight is not None:
             return float(self.weight.cpu()[labels].double().sum())
-        return float(len(labels) * self.values_per_sample)
+        return float(self.values(labels))
+
+    def values(self, labels: Tensor) -> int:
+        """The number of loss values of these samples."""
+        return samples(labels) * self.values_per_sample
 
 
-def criterion(options: TrainOptions, train_labels: Tensor, library: Literal["losskit", "torch.nn"]) -> Criterion:
-    """The criterion that `options` ask for, from losskit or, for comparison, from torch.nn."""
+def samples(labels: Tensor) -> int:
+    """How many of these class indices count: all but those beyond the end of a text."""
+    return int((labels != IGNORED).sum())
+
+
+def criterion(
+    options: TrainOptions, train_labels: Tensor, library: Library, head: nn.Linear | None = None
+) -> Criterion:
+    """The criterion that `options` ask for, from losskit or, for comparison, from torch.nn.
+
+    `head` is the last layer of a language model, whose loss it belongs to.
+    """
     modules: Any = losskit if library == "losskit" else nn
+    if head is not None:
+        # Tested with the negative log-likelihood, of which perplexity is made, however the training smooths its labels.
+        return Criterion(
+            _next_token(modules, options.loss_name, head, "mean", options.label_smoothing),
+            _next_token(modules, options.loss_name, head, "sum", 0.0),
+            None,
+            1,
+        )
     arguments: dict[str, Any] = {}
     weight = None
     if options.class_weights == "balanced":
@@ -83,21 +139,29 @@ def criterion(options: TrainOptions, train_labels: Tensor, library: Literal["los
     else:
         make = modules.MSELoss
     return Criterion(
-        ClassificationLoss(options.loss, make(**arguments)),
-        ClassificationLoss(options.loss, make(**arguments, reduction="sum")),
+        ClassificationLoss(options.loss_name, make(**arguments)),
+        ClassificationLoss(options.loss_name, make(**arguments, reduction="sum")),
         weight,
         NUM_CLASSES if options.loss in ("bce_with_logits", "mse") else 1,
     )
 
 
+def _next_token(modules: Any, loss: str, head: nn.Linear, reduction: str, label_smoothing: float) -> NextTokenLoss:
+    arguments = {"reduction": reduction, "ignore_index": IGNORED, "label_smoothing": label_smoothing}
+    # PyTorch has the two in one since 2.13, and its definition, the head and then cross entropy, before.
+    if loss == "linear_cross_entropy" and modules is losskit:
+        return NextTokenLoss(losskit.LinearCrossEntropyLoss.from_linear(head, **arguments), head)
+    return NextTokenLoss(modules.CrossEntropyLoss(**arguments), head)
+
+
 def balanced_weights(counts: Tensor) -> Tensor:
     """N / (C · n_c): every class has the same share of the loss, and the mean weight of a sample is 1."""
-    return (_present(counts).sum() / (len(counts) * counts)).float()
+    return (_present(counts).sum() / (len(counts) * counts)).to(torch.get_default_dtype())
 
 
 def balanced_pos_weight(counts: Tensor) -> Tensor:
     """(N - n_c) / n_c: for every class, the samples of it weigh as much as all others together."""
-    return ((_present(counts).sum() - counts) / counts).float()
+    return ((_present(counts).sum() - counts) / counts).to(torch.get_default_dtype())
 
 
 def _present(counts: Tensor) -> Tensor:

@@ -33,8 +33,8 @@ def load(name: str, root: Path) -> ImageData:
 
 
 def to_input(images: Tensor, device: torch.device) -> Tensor:
-    """Pixels 0…255 as floats in [-1, 1] on `device`."""
-    return images.to(device).float().div_(127.5).sub_(1.0)
+    """Pixels 0…255 as numbers in [-1, 1] of torch's default dtype, which the weights have too, on `device`."""
+    return images.to(device, torch.get_default_dtype()).div_(127.5).sub_(1.0)
 
 
 def digits() -> ImageData:

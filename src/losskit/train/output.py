@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from losskit.train.options import TrainOptions
 
 __all__ = ["Checkpoint", "OutputFolder", "Row"]
 
-FORMAT = "losskit train 1"
+FORMAT = "losskit train 2"
 
 # torch.load has no exception of its own: each damage surfaces as another of these.
 DAMAGED_CHECKPOINT = (
@@ -42,6 +43,9 @@ class Checkpoint(NamedTuple):
     # The loss of every step so far, in float64, which holds float32 exactly.
     step_losses: Tensor
     environment: dict[str, str | int]
+    # Of a text: the token of each number, and what tells it from another text; else nothing.
+    vocabulary: list[str]
+    digest: str
 
 
 class OutputFolder:
@@ -53,6 +57,8 @@ class OutputFolder:
         self.model = path / "model.pt"
         self.metrics = path / "metrics.jsonl"
         self.curve = path / "curve.png"
+        self.vocabulary = path / "vocabulary.txt"
+        self._results = (self.model, self.metrics, self.curve, self.vocabulary)
 
     def prepare(self, overwrite: bool) -> None:
         """Make the folder, prove that it can be written to, and refuse one whose files are not a training's.
@@ -62,7 +68,7 @@ class OutputFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Left behind by a run that was killed while it wrote.
-            for name in (self.checkpoint, self.model, self.metrics, self.curve):
+            for name in (self.checkpoint, *self._results):
                 for partial in self.path.glob(f".{name.name}.*.partial"):
                     partial.unlink()
         except OSError as error:
@@ -71,7 +77,7 @@ class OutputFolder:
         (self.path / ".probe").unlink()
         if overwrite or self.checkpoint.exists():
             return
-        others = [file.name for file in (self.model, self.metrics, self.curve) if file.exists()]
+        others = [file.name for file in self._results if file.exists()]
         if others:
             raise OutputError(
                 f"train: --out {self.path} holds {', '.join(others)} but no checkpoint.pt, so it is no training to "
@@ -88,15 +94,17 @@ class OutputFolder:
         lines = [json.dumps(row) + "\n" for row in checkpoint.rows]
         self._replace(self.metrics, "".join(lines).encode())
         self._replace(self.model, _saved(checkpoint.network))
+        if checkpoint.vocabulary:
+            self._replace(self.vocabulary, "".join(f"{token}\n" for token in checkpoint.vocabulary).encode())
 
     def write_curve(self, png: bytes) -> None:
         self._replace(self.curve, png)
 
-    def load(self, options: TrainOptions) -> Checkpoint | None:
-        """The training to go on with, or None to start one.
+    def load(self, options: TrainOptions, digest: str = "") -> Checkpoint | None:
+        """The training to go on with, or None to start one. `digest` is that of the text there is to learn.
 
         Raises:
-            DataError: checkpoint.pt is damaged, or no checkpoint of a training.
+            DataError: checkpoint.pt is damaged, or no checkpoint of a training, or of one on another text.
             LosskitValueError: it was written under other options.
         """
         if options.overwrite or not self.checkpoint.exists():
@@ -104,6 +112,11 @@ class OutputFolder:
         content = self._read_checkpoint()
         _check_options(self.path, content["options"], options)
         checkpoint = Checkpoint(*(content[name] for name in Checkpoint._fields))
+        if checkpoint.digest != digest:
+            raise DataError(
+                f"train: {self.path} holds a training on the text of another Python than {platform.python_version()}; "
+                "resume it with that one, name another --out, or pass --overwrite to start anew."
+            )
         if len(checkpoint.rows) > options.epochs:
             raise LosskitValueError(
                 f"train: {self.path} holds {len(checkpoint.rows)} finished epochs, --epochs is {options.epochs}; "
