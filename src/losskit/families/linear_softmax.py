@@ -31,7 +31,7 @@ class LinearCall:
     # How many bytes of scores may exist at a time.
     workspace: int
     # Gradients by a score that are this small next to the row's factor may count as 0.
-    filter_eps: float
+    filter_eps: float = 0.0
     scores: ScoreOptions = PLAIN
     # Whether the operands are multiplied in their own dtype, as autocast has it, and not in float32.
     narrow: bool = False
@@ -63,7 +63,7 @@ def run(
             raise named_backend_error(call.function, "cpu", plain)
         plan = plan_of(call, plain, *tensors)
         if plain is None or plan.rows < rows_of(plan, input):
-            return in_chunks(call, plan, plain, *tensors)
+            return by_plan(call, plan, plain, *tensors)
         whole = "the scores of all rows fit into the workspace"
     result = as_a_whole(call, *tensors)
     note_more(f"all scores at once: {whole}")
@@ -165,6 +165,25 @@ def kernel_obstacle(
     if any(factor is not None and factor.dtype == torch.float64 for factor in factors[:2]):
         return "a weight is float64"
     return None
+
+
+def chunk_obstacle(
+    call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
+) -> str | None:
+    """Why `in_chunks` cannot run this call, or None."""
+    tensors = (input, linear_weight, linear_bias, target)
+    if torch.compiler.is_compiling():
+        return "torch.compile is tracing"
+    reason = kernel_obstacle(call, *tensors) or whole_obstacle(call, *tensors)
+    return "autocast is on" if reason is None and autocast_enabled("cpu") else reason
+
+
+def in_chunks(
+    call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
+) -> softmax.Result:
+    """The scores of as many rows at a time as the workspace holds, through the kernel."""
+    plan = plan_of(call, None, input, linear_weight, linear_bias, target)
+    return by_plan(call, plan, None, input, linear_weight, linear_bias, target)
 
 
 def factors_of(call: LinearCall) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -291,7 +310,7 @@ class PlainStep:
         return losses.sum(dtype=torch.float64 if losses.device.type != "mps" else torch.float32), by_scores
 
 
-def in_chunks(
+def by_plan(
     call: LinearCall,
     plan: linear.Plan,
     plain: str | None,
@@ -336,7 +355,7 @@ def range_error(call: LinearCall, input: Tensor, linear_weight: Tensor, target: 
 def by_operator(
     call: LinearCall, input: Tensor, linear_weight: Tensor, linear_bias: Tensor | None, target: Tensor
 ) -> Tensor:
-    """`in_chunks` for the graph of torch.compile: an operator of it."""
+    """`by_plan` for the graph of torch.compile: an operator of it."""
     reduction = inputs.reduction_for(call.function, call.options, loss_shape(input, linear_weight), input)
     normalizer = reduction.normalizer
     loss: Tensor
