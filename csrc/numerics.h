@@ -5,7 +5,7 @@
 // B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], error below 1 ulp (log(1 + y) without FMA: 1.2).
 // C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
 // D. exp for any x and log for any x, as A and B.
-// E. tanh for any x, error below 1.5 ulp.
+// E. tanh for any x, error below 1.5 ulp; its derivative.
 //
 // The coefficients are minimax fits of the named remainders. Do not compile with -ffast-math: it folds the rounding
 // trick and the compensation away.
@@ -190,6 +190,12 @@ LOSSKIT_INLINE float tanh_any(float x) {
     float t = exp_nonpositive(-2.0f * magnitude), far = 1.0f - 2.0f * t / (1.0f + t);
     far = x < 0.0f ? -far : far;
     return magnitude < 0.625f ? near : far;
+}
+
+// Its derivative 1 - tanh(x)^2, with all digits where tanh(x) rounds to 1: 4 t / (1 + t)^2.
+LOSSKIT_INLINE float tanh_slope(float x) {
+    float magnitude = x < 0.0f ? -x : x, t = exp_nonpositive(-2.0f * magnitude), sum = 1.0f + t;
+    return 4.0f * t / (sum * sum);
 }
 
 }  // namespace

@@ -280,12 +280,13 @@ inline double block_sum_apart(const float* values, float shift, bool logits, int
 }
 
 // What the rows of a chunk share: room for the exponentials of a row where they cannot stand in its gradient, for one
-// maximum per block, and for the scores of a row as the options make them of the input.
+// maximum per block, for the scores of a row as the options make them of the input, and for the slope of a cap.
 struct RowBuffers {
     float floats[kRowBlock], shares[kRowBlock];
     float* maxima;
     float* exps;
     float* scores;
+    float* slope;
     // Of the last row: its maximum and its sum of exponentials.
     float m;
     double s;
@@ -403,32 +404,37 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
     return loss;
 }
 
-// E. The scores of a row from its input.
-inline void score_row(const ClassArgs& a, int64_t at, float* y) {
+// E. The scores of a row from its input; where `slope` is given, their derivatives by it.
+inline void score_row(const ClassArgs& a, int64_t at, float* y, float* slope) {
     const int64_t n = a.classes;
     load_any(a.input, a.dtype, at, y, n);
+    const float scale = a.logit_scale;
     if (a.softcap != 0.0f) {
         const float cap = a.softcap, factor = static_cast<float>(static_cast<double>(a.logit_scale) / a.softcap);
+        if (!slope) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) y[i] = cap * tanh_any(y[i] * factor);
-    } else if (a.logit_scale != 1.0f) {
-        const float factor = a.logit_scale;
+            for (int64_t i = 0; i < n; ++i) y[i] = cap * tanh_any(y[i] * factor);
+            return;
+        }
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) y[i] *= factor;
+        for (int64_t i = 0; i < n; ++i) {
+            float u = y[i] * factor;
+            slope[i] = scale * tanh_slope(u);
+            y[i] = cap * tanh_any(u);
+        }
+    } else if (scale != 1.0f) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) y[i] *= scale;
     }
 }
 
 // From the gradient by the scores to that by the input.
-inline void scores_to_input(const ClassArgs& a, const float* y, float* grad) {
+inline void scores_to_input(const ClassArgs& a, const float* slope, float* grad) {
     const int64_t n = a.classes;
     const float scale = a.logit_scale;
     if (a.softcap != 0.0f) {
-        const float inverse = 1.0f / a.softcap;
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) {
-            float t = y[i] * inverse;
-            grad[i] *= scale * ((1.0f - t) * (1.0f + t));
-        }
+        for (int64_t i = 0; i < n; ++i) grad[i] *= slope[i];
     } else if (scale != 1.0f) {
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) grad[i] *= scale;
@@ -436,13 +442,20 @@ inline void scores_to_input(const ClassArgs& a, const float* y, float* grad) {
 }
 
 // Of a sample that counts: the log-probability of its target, lse, the entropy of the softmax, and how many classes
-// score higher than the target; 0, 0, 0 and the number of classes of any other.
+// score higher than the target, all of them where there is no softmax; 0, 0, 0 and the number of classes of any other.
 inline void write_stats(const ClassArgs& a, int64_t r, const float* y, float m, double s) {
     float* stats = a.stats + r * kStats;
     const int64_t n = a.classes;
     const float shift = m;
-    const double log_s = std::log(s), lse = m + log_s;
-    double spread = 0.0;
+    const double log_s = std::log(s);
+    double lse = m + log_s, spread = 0.0;
+    if (m == kInfinity) {
+        // s is NaN, and the sum infinite unless an element is NaN itself.
+        int64_t nans = 0;
+#pragma omp simd reduction(+ : nans)
+        for (int64_t i = 0; i < n; ++i) nans += y[i] != y[i];
+        lse = nans ? kNaN : kInfinity;
+    }
     for (int64_t k = 0; k < n; k += kRowBlock) {
         const int64_t end = k + kRowBlock < n ? k + kRowBlock : n;
         float part = 0.0f;
@@ -464,7 +477,9 @@ inline void write_stats(const ClassArgs& a, int64_t r, const float* y, float m, 
             float q = load_one(a.target, a.target_dtype, r * n + k);
             t = q > best ? k : t;
             best = q > best ? q : best;
-            if (q != 0.0f) log_prob += q * ((static_cast<double>(y[k]) - m) - log_s);
+            const double log_p = (static_cast<double>(y[k]) - m) - log_s;
+            // A class excluded on both sides adds nothing, and one that is NaN does.
+            if (q != 0.0f || log_p != -kInfinity) log_prob += q * log_p;
         }
     }
     const float own = y[t];
@@ -473,9 +488,10 @@ inline void write_stats(const ClassArgs& a, int64_t r, const float* y, float m, 
     for (int64_t i = 0; i < n; ++i) higher += y[i] > own;
     stats[0] = static_cast<float>(log_prob);
     stats[1] = static_cast<float>(lse);
-    stats[2] = static_cast<float>(log_s + spread / s);
-    // Nothing is higher than NaN, and such a row has no right answer.
-    stats[3] = static_cast<float>(s == s ? higher : n);
+    const double entropy = log_s + spread / s;
+    stats[2] = static_cast<float>(entropy);
+    // Nothing is higher than NaN or infinity, and a row without a softmax has no right answer.
+    stats[3] = static_cast<float>(entropy == entropy ? higher : n);
 }
 
 inline void no_stats(const ClassArgs& a, int64_t r) {
@@ -487,7 +503,8 @@ inline void no_stats(const ClassArgs& a, int64_t r) {
 template <Shares kShares>
 inline double scored_row(const ClassArgs& a, const Share& share, int64_t r, RowBuffers& buffers, float upstream) {
     const int64_t at = r * a.classes;
-    score_row(a, at, buffers.scores);
+    // Before the gradient, which may take the place of the input.
+    score_row(a, at, buffers.scores, a.grad ? buffers.slope : nullptr);
     ClassArgs row = a;
     row.input = buffers.scores;
     row.dtype = DType::float32;
@@ -500,7 +517,7 @@ inline double scored_row(const ClassArgs& a, const Share& share, int64_t r, RowB
     double loss = softmax_row<kShares>(row, share, 0, buffers, upstream);
     if (a.stats) write_stats(a, r, buffers.scores, buffers.m, buffers.s);
     if (!a.grad) return loss;
-    scores_to_input(a, buffers.scores, grad);
+    scores_to_input(a, buffers.slope, grad);
     if (!in_place) store_any(grad, a.grad, a.dtype, at, a.classes);
     return loss;
 }
@@ -512,10 +529,13 @@ inline void softmax_rows(const ClassArgs& a) {
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
         int64_t blocks = (classes + kRowBlock - 1) / kRowBlock;
         const bool scored = has_score_options(a);
-        Scratch scratch((a.grad ? blocks + (a.dtype == DType::float32 ? 0 : classes) : 0) + (scored ? classes : 0));
+        const bool sloped = a.grad && a.softcap != 0.0f;
+        Scratch scratch((a.grad ? blocks + (a.dtype == DType::float32 ? 0 : classes) : 0) + (scored ? classes : 0) +
+                        (sloped ? classes : 0));
         RowBuffers buffers;
         buffers.scores = scratch.data();
-        buffers.maxima = scratch.data() + (scored ? classes : 0);
+        buffers.slope = scratch.data() + (scored ? classes : 0);
+        buffers.maxima = buffers.slope + (sloped ? classes : 0);
         buffers.exps = buffers.maxima + blocks;
         double sum = 0.0;
         int64_t end = (chunk + 1) * step < a.outer ? (chunk + 1) * step : a.outer;

@@ -1176,7 +1176,16 @@ LINEAR_COMPLAINTS: list[tuple[type[LosskitError], str, dict[str, Any]]] = [
     (LosskitTypeError, "linear_bias must be a torch.Tensor, got float.", {"linear_bias": 1.0}),
     (LosskitTypeError, "options must be a torch.nn.LinearCrossEntropyOptions or None, got int.", {"options": 2}),
     (LosskitTypeError, "ignore_index must be an int, got str.", {"ignore_index": "0"}),
-    (LosskitRuntimeError, "input must have shape (K) or (N, K), got (2, 4, 3).", {"input": torch.ones(2, 4, 3)}),
+    (
+        LosskitRuntimeError,
+        "input (2, 4, 3) takes a target of shape (2, 4), or (2, 4, 2) with class probabilities, got (4,).",
+        {"input": torch.ones(2, 4, 3)},
+    ),
+    (
+        LosskitRuntimeError,
+        "input must have shape (K) or (…, K), got a 0-dim tensor.",
+        {"input": torch.ones(())},
+    ),
     (
         LosskitRuntimeError,
         "linear_weight must have shape (C, K) or (C, d1, …, K), got (3,).",

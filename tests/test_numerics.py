@@ -454,7 +454,14 @@ def check_elementary_functions() -> None:
     x = torch.cat([magnitudes, -magnitudes]).unsqueeze(1)
     target = torch.zeros(len(x), dtype=torch.long)
     _, stats = F.cross_entropy(x, target, softcap=1.0, return_stats=True, reduction="sum", backend="cpu")
-    assert error_in_steps(stats.lse, x.squeeze(1).double().tanh()) < 1.5
+    tanh = x.double().tanh()
+    assert error_in_steps(stats.lse, tanh.squeeze(1)) < 1.5
+    # Half its square has tanh times the slope as its derivative: their errors, 1.5 and 2.5 at most, and the product's.
+    # With a target of no probability the loss has no other part.
+    x.requires_grad_()
+    F.cross_entropy(x, torch.zeros_like(x), softcap=1.0, z_loss=0.5, reduction="sum", backend="cpu").backward()
+    decay = torch.exp(-2 * x.detach().double().abs())
+    assert error_in_steps(x.grad, tanh.detach() * 4 * decay / (1 + decay) ** 2) < 5
 
 
 def check_instruction_set(name: str) -> None:

@@ -122,6 +122,38 @@ def test_layouts_give_the_same(options: dict[str, Any]) -> None:
             torch.testing.assert_close(mine, same, rtol=1e-6, atol=1e-7)
 
 
+@needs_kernels
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_slope_of_a_cap_has_all_its_digits(inplace: bool, dtype: torch.dtype) -> None:
+    # At 30 the tanh of the last two rounds to 1, of which no difference can be taken.
+    values = torch.tensor([-500.0, -20.0, -1.0, 0.0, 3.0, 40.0, 200.0, 400.0])
+    input = torch.stack([values, values], 1).to(dtype).requires_grad_()
+    target = torch.zeros(8, dtype=torch.long)
+    loss = F.cross_entropy(input * 1, target, reduction="sum", softcap=30.0, inplace_backward=inplace, backend="cpu")
+    loss.backward()
+    decay = torch.exp(-2 * values.double().abs() / 30)
+    slope = 4 * decay / (1 + decay) ** 2
+    for column, share in enumerate((-0.5, 0.5)):
+        ratio = input.grad[:, column].double() / (share * slope)
+        # The least of float16 is 6e-8.
+        kept = slope > 1e-3 if dtype == torch.float16 else slope > 0
+        assert_as_exact(ratio[kept].to(dtype), torch.ones_like(ratio)[kept], steps=64 if dtype == torch.float32 else 2)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("options", [{}, {"z_loss": 0.1}])
+def test_what_costs_nothing_and_what_is_undefined(options: dict[str, Any], backend: str) -> None:
+    inf, nan = float("inf"), float("nan")
+    input = torch.tensor([[-inf, 1.0], [nan, 1.0], [inf, 1.0], [-inf, -inf]])
+    target, given = torch.zeros(4, dtype=torch.long), {"reduction": "none", "backend": backend, **options}
+    free = F.cross_entropy(input, target, torch.tensor([0.0, 1.0]), **given)
+    assert free.isnan().tolist() == [False, True, True, True]
+    assert free[0] == torch.tensor(options.get("z_loss", 0.0))
+    # All of it is smoothing: half of the loss is that of the class that cannot be.
+    assert F.cross_entropy(input[:1], target[:1], label_smoothing=1.0, **given).tolist() == [inf]
+
+
 @each_option
 def test_derivatives_of_any_order(options: dict[str, Any]) -> None:
     input, target = arguments((4, 3), "indices")
@@ -268,6 +300,26 @@ def test_stats_of_what_does_not_count_and_of_nan(backend: str) -> None:
     assert stats.lse.tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("kind", ["indices", "probabilities", "none"])
+def test_stats_where_there_is_no_softmax(kind: str, backend: str) -> None:
+    inf, nan = float("inf"), float("nan")
+    input = torch.tensor([[inf, 1.0], [inf, inf], [inf, nan], [nan, -inf], [-inf, -inf], [-inf, 0.0]])
+    target = torch.zeros(6, dtype=torch.long) if kind == "indices" else torch.zeros(6, 2)
+    if kind == "probabilities":
+        target[:, 0] = 1
+    _, stats = F.cross_entropy(input, target, return_stats=True, backend=backend)
+    assert stats.rank.tolist() == [2, 2, 2, 2, 2, 1]
+    assert not stats.correct.any()
+    last = 0.0 if kind == "none" else -inf
+    for mine, expected in (
+        (stats.lse, [inf, inf, nan, nan, -inf, 0.0]),
+        (stats.entropy, [nan, nan, nan, nan, nan, 0.0]),
+        (stats.logprob, [nan, nan, nan, nan, nan, last]),
+    ):
+        torch.testing.assert_close(mine, torch.tensor(expected), equal_nan=True)
+
+
 def test_stats_of_no_samples_and_no_classes() -> None:
     loss, stats = F.cross_entropy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), return_stats=True)
     assert loss.isnan()
@@ -296,7 +348,11 @@ def test_the_modules_hold_the_options() -> None:
         ({"softcap": 0.0}, LosskitValueError, "softcap must be greater than 0, got 0: None is no cap"),
         ({"softcap": float("inf")}, LosskitValueError, "softcap must be finite, got inf"),
         ({"logit_scale": torch.ones(())}, LosskitTypeError, "logit_scale must be a number, got a tensor"),
+        ({"softcap": 1e-50}, LosskitValueError, "softcap must be a normal number of float32, .* got 1e-50"),
+        ({"z_loss": 1e39}, LosskitValueError, "z_loss must be a normal number of float32, at most 3.4e.38, got 1e.39"),
+        ({"logit_scale": -(10**400)}, LosskitValueError, "logit_scale must be finite, got -inf"),
         ({"return_stats": 1}, LosskitTypeError, "return_stats must be a bool, got int"),
+        ({"return_stats": None}, LosskitTypeError, "return_stats must be a bool, got NoneType"),
     ],
 )
 def test_errors(options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -418,6 +474,24 @@ def test_a_shift_beyond_the_sequence_leaves_nothing() -> None:
     assert bool((input.grad == 0).all())
 
 
+@each_way
+def test_sequences_without_features_or_classes(way: dict[str, Any]) -> None:
+    *_, target = layer()
+    loss = F.linear_cross_entropy(torch.zeros(3, 4, 0), torch.zeros(5, 0), target, shift=1, **way)
+    torch.testing.assert_close(loss, torch.tensor(5.0).log())
+    input, nothing = torch.zeros(3, 4, 6), torch.zeros(3, 4, 0)
+    loss = F.linear_cross_entropy(input, torch.zeros(0, 6), nothing, reduction="none", **way)
+    assert loss.tolist() == [[0.0] * 4] * 3
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_labels_of_other_integers_are_refused(shift: int) -> None:
+    input, weight, bias, target = layer()
+    for dtype in (torch.int32, torch.bool):
+        with pytest.raises(LosskitRuntimeError, match="class indices must be int64 or uint8"):
+            F.linear_cross_entropy(input, weight, target.to(dtype), linear_bias=bias, shift=shift)
+
+
 def test_labels_of_uint8_are_moved() -> None:
     input, weight, bias, target = layer()
     target = target.clamp(min=0)
@@ -489,6 +563,23 @@ def test_a_head_is_shared() -> None:
     twin = copy.deepcopy(criterion)
     assert twin.linear is not head
     assert_same_bits(twin(hidden, target), loss)
+
+
+def test_modules_pickled_before_the_options_existed() -> None:
+    input, _, _, target = layer()
+    criterion = losskit.LinearCrossEntropyLoss(6, 5)
+    expected = criterion(input, target)
+    for name in ("z_loss", "softcap", "logit_scale", "return_stats", "shift"):
+        del vars(criterion)[name]
+    assert_same_bits(pickle.loads(pickle.dumps(criterion))(input, target), expected)
+
+
+def test_a_head_that_does_not_fit_the_options() -> None:
+    for out_features in ((3,), (0,)):
+        with pytest.raises(LosskitValueError, match=r"from_linear: out_features .* must divide the 10 scores of head"):
+            losskit.LinearCrossEntropyLoss.from_linear(nn.Linear(6, 10), out_features=out_features)
+    with pytest.raises(LosskitValueError, match="LinearCrossEntropyLoss: shift must be 0 or more, got -1"):
+        losskit.LinearCrossEntropyLoss.from_linear(nn.Linear(6, 10), shift=-1)
 
 
 def test_a_parametrized_head_is_used_as_it_is() -> None:

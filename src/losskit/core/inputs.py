@@ -25,6 +25,7 @@ from losskit.errors import (
 
 INDEX_DTYPES = (torch.int64, torch.uint8)
 FLOAT_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_FLOAT32 = torch.finfo(torch.float32)
 
 
 def shape_of(tensor: Tensor) -> str:
@@ -502,14 +503,20 @@ def score_options(
                 f"{function}: {name} must be a number, got a tensor: multiply the scores by it instead?"
             )
         check_number(function, name, value)
-        number = float(value)  # type: ignore[arg-type]  # check_number has seen that it is a number
-        # torch.compile traces a comparison, and not math.isfinite.
+        given: float = value  # type: ignore[assignment]  # check_number has seen that it is a number
+        # An int may be too large for a float. torch.compile traces a comparison, and not math.isfinite.
+        number = (math.inf if given > 0 else -math.inf) if abs(given) > sys.float_info.max else float(given)
         if not -math.inf < number < math.inf:
             raise LosskitValueError(f"{function}: {name} must be finite, got {number:g}.")
         if name == "z_loss" and number < 0:
             raise LosskitValueError(f"{function}: z_loss must be 0 or more, got {number:g}.")
         if name == "softcap" and number <= 0:
             raise LosskitValueError(f"{function}: softcap must be greater than 0, got {number:g}: None is no cap.")
+        # What is computed in float32 would be multiplied by infinity, and a cap of 0 is none for the kernels.
+        if abs(number) > _FLOAT32.max or (name == "softcap" and number < _FLOAT32.tiny):
+            raise LosskitValueError(
+                f"{function}: {name} must be a normal number of float32, at most {_FLOAT32.max:.3g}, got {number:g}."
+            )
     check_bool(function, "return_stats", return_stats)
     return ScoreOptions(
         float(z_loss),  # type: ignore[arg-type]  # as above
@@ -522,6 +529,13 @@ def score_options(
 def check_int(function: str, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise LosskitTypeError(f"{function}: {name} must be an int, got {type(value).__name__}.")
+
+
+def check_shift(function: str, shift: object) -> None:
+    check_int(function, "shift", shift)
+    number: int = shift  # type: ignore[assignment]  # check_int has seen that it is one
+    if number < 0:
+        raise LosskitValueError(f"{function}: shift must be 0 or more, got {number}.")
 
 
 def check_ignore_index(function: str, ignore_index: int) -> None:

@@ -33,7 +33,7 @@ def as_rows(
     inputs.check_mask(function, mask, leading)
     inputs.check_sample_weight(function, sample_weight, leading)
     target, sample_weight, mask = shifted(leading, classes, target, sample_weight, mask, ignore_index, shift)
-    rows = -1 if leading.numel() else 0
+    rows = leading.numel()
     return (
         input.reshape(rows, input.shape[-1]),
         target.reshape(rows, classes) if probabilities else target.reshape(rows),
@@ -60,22 +60,18 @@ def shifted(
     if target.shape == (*leading, classes):
         target = pad(target[..., shift:, :], (0, 0, 0, shift))
         mask = target.new_ones(leading, dtype=torch.bool) if mask is None else mask
-    elif not target.is_floating_point():
-        # uint8 has no room for −100.
+    elif target.dtype in inputs.INDEX_DTYPES:
+        # uint8 has no room for −100. Other dtypes are refused where indices are.
         target = pad(target.long()[..., shift:], (0, shift), value=ignore_index)
     sample_weight = None if sample_weight is None else pad(sample_weight[..., shift:], (0, shift))
     mask = None if mask is None else pad(mask[..., shift:], (0, shift), value=False)
     return target, sample_weight, mask
 
 
-def check_shift(function: str, shift: object, input: Tensor) -> None:
-    inputs.check_int(function, "shift", shift)
-    number: int = shift  # type: ignore[assignment]  # check_int has seen that it is one
-    if number < 0:
-        raise LosskitValueError(f"{function}: shift must be 0 or more, got {number}.")
-    if number > 0 and input.ndim < 3:
+def check_sequences(function: str, shift: int, input: Tensor) -> None:
+    if shift > 0 and input.ndim < 3:
         raise LosskitValueError(
-            f"{function}: shift={number} needs sequences, an input of shape (B, T, K), got {inputs.shape_of(input)}: "
+            f"{function}: shift={shift} needs sequences, an input of shape (B, T, K), got {inputs.shape_of(input)}: "
             "input.unsqueeze(0)?"
         )
 

@@ -119,7 +119,8 @@ def linear_cross_entropy(  # type: ignore[misc]  # the short overloads name what
     inputs.check_label_smoothing(name, label_smoothing)
     inputs.check_class_tensors(name, input, target, weight)
     inputs.check_linear(name, input, linear_weight, linear_bias)
-    sequences.check_shift(name, shift, input)
+    inputs.check_shift(name, shift)
+    sequences.check_sequences(name, shift, input)
     scores = inputs.score_options(name, z_loss, softcap, logit_scale, return_stats)
     leading = input.shape[:-1]
     if len(leading) > 1:

@@ -119,7 +119,7 @@ def cross_entropy(  # type: ignore[misc]  # the short overloads name what they a
         and z_loss == 0.0
         and type(logit_scale) is float
         and logit_scale == 1.0
-        and not return_stats
+        and return_stats is False
         and not inplace_backward
         and not is_compiling()
         and not dispatch.watchers

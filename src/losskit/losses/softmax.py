@@ -42,8 +42,9 @@ def nll_loss(log_probs: Tensor, target: Tensor, counts: Tensor, weight: Tensor |
     loss = -take_class(log_probs, target, class_dim)
     if weight is not None:
         taken = weight[target]
-        # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is.
-        loss = (taken * loss).masked_fill(taken == 0, 0)
+        # 0·inf is 0: a class of weight 0 costs nothing, however unlikely it is. What is NaN stays so.
+        free = (taken == 0) & (loss == float("inf"))
+        loss = (taken * loss).masked_fill(free, 0)
     return loss.masked_fill(~counts, 0)
 
 
@@ -66,6 +67,9 @@ def cross_entropy(
     share = label_smoothing / logits.shape[class_dim]
     uniform = torch.full_like(log_probs, share) if weight is None else share * _along(weight, logits.ndim, class_dim)
     smooth = _expected(uniform, log_probs, class_dim)
+    if label_smoothing == 1:
+        # 0·inf is 0: the target has no share of its own, however unlikely it is.
+        return smooth.masked_fill(~counts, 0)
     return (1 - label_smoothing) * loss + smooth.masked_fill(~counts, 0)
 
 
@@ -101,8 +105,8 @@ def stats(logits: Tensor, target: Tensor, counts: Tensor | None, class_dim: int)
         log_prob = take_class(log_probs, target, class_dim)
     own = take_class(logits, target, class_dim).unsqueeze(class_dim)
     rank = (logits > own).sum(class_dim)
-    # Nothing is higher than NaN, and such a row has no right answer.
-    lost = lse.isnan() if counts is None else lse.isnan() | ~counts
+    # Nothing is higher than NaN or infinity, and a row without a softmax has no right answer.
+    lost = entropy.isnan() if counts is None else entropy.isnan() | ~counts
     rank = rank.masked_fill(lost, logits.shape[class_dim])
     if counts is None:
         return log_prob, lse, entropy, rank

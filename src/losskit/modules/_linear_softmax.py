@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from losskit import functional
 from losskit.core import inputs
+from losskit.errors import LosskitValueError
 from losskit.modules._head import check_head, parts_of
 from losskit.modules._options import Options
 
@@ -32,6 +33,13 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
     >>> criterion(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))
     tensor(1.0986, grad_fn=<InChunksBackward>)
     """
+
+    # For modules that were pickled without them.
+    z_loss: float = 0.0
+    softcap: float | None = None
+    logit_scale: float = 1.0
+    return_stats: bool = False
+    shift: int = 0
 
     def __init__(
         self,
@@ -65,7 +73,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         inputs.check_linear_options(name, options)
         inputs.check_class_weight(name, weight, num_classes)
         inputs.score_options(name, z_loss, softcap, logit_scale, return_stats)
-        inputs.check_int(name, "shift", shift)
+        inputs.check_shift(name, shift)
         inputs.bytes_of(name, "workspace", workspace)
         inputs.filter_bound(name, filter_eps)
         self.reduction = reduction
@@ -110,8 +118,16 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         check_head(f"{cls.__name__}.from_linear", head)
         base: Any = getattr(head, "base_layer", head)
         # The layer that the constructor makes takes no memory, and gives way to the head.
-        classes = base.out_features // math.prod(options.get("out_features", ()))
-        criterion = cls(base.in_features, classes, bias=base.bias is not None, device="meta", **options)
+        out_features = options.get("out_features", ())
+        places = math.prod(out_features)
+        if not places or base.out_features % places:
+            raise LosskitValueError(
+                f"{cls.__name__}.from_linear: out_features {tuple(out_features)} must divide the {base.out_features} "
+                "scores of head."
+            )
+        criterion = cls(
+            base.in_features, base.out_features // places, bias=base.bias is not None, device="meta", **options
+        )
         criterion.linear = head  # type: ignore[assignment]  # or one that LoRA wraps
         return criterion
 
