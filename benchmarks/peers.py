@@ -19,6 +19,7 @@ from torch import Tensor
 
 import losskit
 from benchmarks.workloads import Loss, Problem
+from losskit.kernels.linear import products_for
 
 OURS = ("losskit", "inplace", "float32_out", "compiled", "watched")
 # eager, and losskit in a graph of its own.
@@ -200,8 +201,38 @@ def make_copy(problem: Problem) -> Peer:
     return Peer("copy", copy)
 
 
+def chunked(hidden: Tensor, projection: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """torch's own linear cross entropy in chunks, of 1024 rows: its own choice of them is slower."""
+    given = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=min(1024, len(hidden)))
+    return torch.nn.functional.linear_cross_entropy(hidden, projection, target, options=given, **options)
+
+
+def make_linear_products(problem: Problem) -> Peer:
+    """The three products of a layer that is inside its loss, in the chunks and by the library that losskit takes."""
+    hidden, projection = problem.inputs.values()
+    workspace = problem.workspace or 1
+    count, classes = len(hidden), len(projection)
+    chunks = -(-count // max(1, workspace // (4 * classes)))
+    rows = -(-count // chunks)
+    multiply = products_for(hidden, projection, count, False, workspace)
+    supplied = torch.full((rows, classes), 1e-6)
+    # One result after the other in the same memory, as losskit's come from its pool.
+    scores, by_hidden, by_projection = (torch.empty_like(tensor) for tensor in (supplied, hidden, projection))
+
+    def products() -> None:
+        for begin in range(0, count, rows):
+            part = hidden[begin : begin + rows]
+            multiply.scores(part, projection, None, scores[: len(part)])
+            multiply.by_input(supplied[: len(part)], projection, by_hidden[begin : begin + rows])
+            multiply.by_layer(supplied[: len(part)], part, by_projection, begin == 0)
+
+    return Peer("products", products)
+
+
 def make_products(problem: Problem) -> Peer:
     """The step without its loss: the same products through autograd, with the gradient of the loss's input supplied."""
+    if problem.workspace is not None:
+        return make_linear_products(problem)
     if problem.produce is None:
         raise ValueError("products: this workload has no operation before its loss.")
     produce = problem.produce
@@ -224,6 +255,8 @@ def make_peer(problem: Problem, name: str) -> Peer:
         return make_products(problem)
     if name == "eager":
         return make_loss_peer(problem, name, problem.eager, {})
+    if name == "chunked":
+        return make_loss_peer(problem, name, chunked, {})
     if name in COMPILED:
         # A cache of an earlier workload would count against the recompilation limit of the same function.
         torch.compiler.reset()

@@ -130,8 +130,9 @@ def heading() -> list[str]:
 def legend() -> list[str]:
     return [
         "Medians of one interleaved run. vs eager: eager's time / this time. x limit: this time / a copy of the loss's",
-        "input, or the matrix products alone. peak: extra peak memory / the loss's input. err: against float64,",
-        "relative to the largest magnitude of the value, or of the part of the gradient that is worst.",
+        "input, or the matrix products alone. peak: extra peak memory / the loss's input; linear_*: without the",
+        "gradients, / the workspace. err: against float64, relative to the largest magnitude of the value, or of the",
+        "part of the gradient that is worst.",
     ]
 
 

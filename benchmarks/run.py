@@ -38,7 +38,8 @@ class PeerResult:
     errors: dict[str, float] = field(default_factory=dict)
     """Relative error against float64 by part."""
     extra_peak: float | None = None
-    """In multiples of the loss's input."""
+    """In multiples of the loss's input; where the layer is inside the loss, without the gradients and in multiples of
+    the workspace."""
     loss_share: float | None = None
     dispatch: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -137,7 +138,7 @@ def apply_gate(result: WorkloadResult, verdicts: dict[str, Verdict], peers: Sequ
     return passed if result.status == "measured" else []
 
 
-def measure_memory(workload: Workload, result: WorkloadResult, unit: int, seed: int) -> None:
+def measure_memory(workload: Workload, result: WorkloadResult, unit: int, gradients: int, seed: int) -> None:
     for entry in result.peers.values():
         if entry.timing is None or entry.name in LIMITS:
             continue
@@ -146,13 +147,13 @@ def measure_memory(workload: Workload, result: WorkloadResult, unit: int, seed: 
         except memory.UnavailableError as error:
             entry.notes.append(f"no peak memory: {error}")
         else:
-            entry.extra_peak = extra / unit
+            entry.extra_peak = (extra - gradients) / unit
 
 
 def run_workload(workload: Workload, settings: Settings) -> WorkloadResult:
     result = WorkloadResult(workload.name, workload.description)
     problem = workload.build(workload.small_shape if settings.small else workload.shape, settings.seed)
-    unit = problem.loss_input_bytes
+    unit, gradients = problem.loss_input_bytes, problem.gradient_bytes
     peers = []
     for name in workload.peers:
         if name in COMPILED and not settings.compile:
@@ -186,7 +187,7 @@ def run_workload(workload: Workload, settings: Settings) -> WorkloadResult:
         # The processes below need the memory, and the parent's copies of the data would only be in their way.
         del peers, timed, problem, peer
         if settings.memory and workload.measure_memory and not settings.small:
-            measure_memory(workload, result, unit, settings.seed)
+            measure_memory(workload, result, unit, gradients, settings.seed)
         result.outcomes = outcomes(result, workload)
     return result
 

@@ -62,10 +62,20 @@ class Problem:
     class_target: Tensor | None = None
     """Class indices: the gradient's target column (dimension 1) is then judged apart from the other columns."""
     needs_grad: bool = True
+    workspace: int | None = None
+    """How many bytes of scores may exist at a time, where the layer is inside the loss. The unit of the memory figures
+    then, which leave the gradients out."""
+
+    @property
+    def gradient_bytes(self) -> int:
+        """What the memory figures leave out."""
+        return 0 if self.workspace is None else sum(value.nbytes for value in self.inputs.values())
 
     @property
     def loss_input_bytes(self) -> int:
         """Size of the loss's input: the unit of the memory figures."""
+        if self.workspace is not None:
+            return self.workspace
         if self.produce is None:
             return next(iter(self.inputs.values())).nbytes
         with torch.no_grad():
@@ -191,9 +201,25 @@ def build_linear_cross_entropy(shape: tuple[int, ...], seed: int) -> Problem:
             "projection": torch.randn(classes, width, generator=random) * width**-0.5,
         },
         constants=(torch.randint(classes, (rows,), generator=random),),
-        eager=F.linear_cross_entropy,
+        eager=unfused,
         losskit=losskit.functional.linear_cross_entropy,
+        workspace=1 << 28,
     )
+
+
+def unfused(hidden: Tensor, projection: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """What F.linear_cross_entropy does without its options: the product, then cross entropy."""
+    return F.cross_entropy(multiply(hidden, projection), target, **options)
+
+
+def build_linear_smoothing(shape: tuple[int, ...], seed: int) -> Problem:
+    return replace(build_linear_cross_entropy(shape, seed), options={"label_smoothing": 0.1})
+
+
+def build_linear_probabilities(shape: tuple[int, ...], seed: int) -> Problem:
+    rows, _, classes = shape
+    probabilities = torch.randn(rows, classes, generator=generator(seed + 1)).softmax(1)
+    return replace(build_linear_cross_entropy(shape, seed), constants=(probabilities,))
 
 
 def multiply(hidden: Tensor, projection: Tensor) -> Tensor:
@@ -503,6 +529,53 @@ def small_cross_entropy(rows: int, classes: int, limit: float) -> Workload:
     )
 
 
+def linear_workloads() -> tuple[Workload, ...]:
+    """The output layer of a language model with its loss; the targets hold for the shape that they were set on."""
+    peers = ("losskit", "eager", "chunked", "compile", "products")
+    figures = {
+        "linear_cross_entropy": (4096, 512, 32000),
+        "linear_cross_entropy_128256": (2048, 1024, 128256),
+        "linear_cross_entropy_16384": (16384, 512, 32000),
+    }
+    faster = (
+        Target("time_ratio", 1.05, than="products"),
+        Target("speed_up", 2.0, than="chunked"),
+        Target("speed_up", 2.5),
+    )
+    memory = Target("peak_memory", 1.3)
+    plain = tuple(
+        Workload(
+            name=name,
+            description="linear_cross_entropy {}x{}, {} classes, float32; chunked: torch's".format(*shape),
+            build=build_linear_cross_entropy,
+            shape=shape,
+            small_shape=(7, 16, 61),
+            peers=peers,
+            targets=(*faster, memory, NO_WORSE_ERROR),
+            measure_memory=True,
+        )
+        for name, shape in figures.items()
+    )
+    # torch has no chunks for these.
+    others = tuple(
+        Workload(
+            name=f"linear_cross_entropy_{name}",
+            description=f"linear_cross_entropy 4096x512, 32000 classes, float32, {description}",
+            build=build,
+            shape=(4096, 512, 32000),
+            small_shape=(7, 16, 61),
+            peers=("losskit", "eager", "products"),
+            targets=(memory, NO_WORSE_ERROR),
+            measure_memory=True,
+        )
+        for name, description, build in (
+            ("smoothing", "label_smoothing=0.1", build_linear_smoothing),
+            ("probabilities", "targets are probabilities", build_linear_probabilities),
+        )
+    )
+    return *plain, *others
+
+
 WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
     Workload(
         name="cross_entropy_vocab",
@@ -617,16 +690,7 @@ WORKLOADS: tuple[Workload | PackageWorkload, ...] = (
             ("nll", "nll_loss 4096x1000 on log-probabilities", build_nll),
         )
     ),
-    Workload(
-        name="linear_cross_entropy",
-        description="linear_cross_entropy 4096x512, 32000 classes, float32, in two chunks",
-        build=build_linear_cross_entropy,
-        shape=(4096, 512, 32000),
-        small_shape=(7, 16, 61),
-        peers=("losskit", "eager"),
-        targets=(Target("speed_up", 1.1), NO_WORSE_ERROR),
-        measure_memory=True,
-    ),
+    *linear_workloads(),
     Workload(
         name="ctc_200x64x1000",
         description="ctc_loss, 200 frames, 64 samples, 1000 classes, 20 to 50 labels, float32",

@@ -48,7 +48,24 @@ def obstacle(*tensors: Tensor | None) -> str | None:
     return None
 
 
-def trace_obstacle(*tensors: Tensor | None) -> str | None:
+def plain_obstacle(*tensors: Tensor | None) -> str | None:
+    """Why a node of plain torch operations cannot run on these tensors, on whatever device, or None.
+
+    Such a node reads numbers, and hides its operations from transforms and from whoever traces. It may run under a
+    mode that only looks on.
+    """
+    reason = _transform() or _tracing_mode() or _unusual(*tensors)
+    if reason is not None:
+        return reason
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type == "meta":
+            return "a tensor is on meta"
+        if tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return "a tensor is batched by vmap"
+    return None
+
+
+def trace_obstacle(*tensors: Tensor | None, any_device: bool = False) -> str | None:
     """Why torch.compile cannot take a kernel on these tensors into its graph, as an operator, or None."""
     if not _TELLS_EXPORT:
         return "torch.compile is tracing"
@@ -59,29 +76,55 @@ def trace_obstacle(*tensors: Tensor | None) -> str | None:
     if torch._C._are_functorch_transforms_active():
         return "a torch.func transform is active"
     # Lazy negatives are no obstacle: torch resolves them before it calls an operator.
-    return _foreign(*tensors)
+    return _unusual(*tensors) if any_device else _foreign(*tensors)
 
 
 def _foreign(*tensors: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor is None:
             continue
-        if type(tensor) is not Tensor and type(tensor) is not Parameter:
-            return f"{type(tensor).__name__} is a subclass of Tensor"
+        reason = _unusual(tensor)
+        if reason is not None:
+            return reason
         if tensor.device.type != "cpu":
             return f"a tensor is on {tensor.device}"
-        if tensor.layout != torch.strided:
-            return f"a tensor has the layout {tensor.layout}"
         if tensor.ndim > MAX_DIMS:
             return f"a tensor has more than {MAX_DIMS} dimensions"
     return None
 
 
-def _mode() -> str | None:
+def _unusual(*tensors: Tensor | None) -> str | None:
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) is not Tensor and type(tensor) is not Parameter:
+            return f"{type(tensor).__name__} is a subclass of Tensor"
+        if tensor.layout != torch.strided:
+            return f"a tensor has the layout {tensor.layout}"
+    return None
+
+
+def _transform() -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "a torch.func transform is active"
     if forward_ad._current_level >= 0:
         return "forward-mode AD is active"
+    return None
+
+
+def _tracing_mode() -> str | None:
+    key = torch._C._TorchDispatchModeKey
+    if any(torch._C._get_dispatch_mode(one) is not None for one in (key.FAKE, key.PROXY, key.FUNCTIONAL)):
+        return "a torch dispatch mode that traces is active"
+    if torch._C._get_tracing_state() is not None:
+        return "torch.jit.trace is tracing"
+    return None
+
+
+def _mode() -> str | None:
+    reason = _transform()
+    if reason is not None:
+        return reason
     if torch._C._len_torch_dispatch_stack() > 0:
         return "a torch dispatch mode is active"
     if torch._C._len_torch_function_stack() > 0:
@@ -112,6 +155,13 @@ def note(backend: str, reason: str) -> None:
     """Say what runs the present call, to whoever asked in this thread."""
     if watchers and not torch.compiler.is_compiling() and hasattr(_watch, "seen"):
         _watch.seen.append(Dispatch(backend, reason))
+
+
+def note_more(reason: str) -> None:
+    """Add to the reason that was noted last."""
+    if watchers and not torch.compiler.is_compiling() and getattr(_watch, "seen", None):
+        last = _watch.seen.pop()
+        _watch.seen.append(Dispatch(last.backend, f"{last.reason}; {reason}"))
 
 
 def explain_dispatch(function: Any, *args: Any, **kwargs: Any) -> Dispatch:

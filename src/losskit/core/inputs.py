@@ -748,6 +748,14 @@ def bytes_of(function: str, name: str, size: object) -> int:
     )
 
 
+def filter_bound(function: str, filter_eps: object) -> float:
+    check_number(function, "filter_eps", filter_eps)
+    value = float(filter_eps)  # type: ignore[arg-type]  # check_number has seen that it is a number
+    if not 0.0 <= value < 1.0:
+        raise LosskitValueError(f"{function}: filter_eps must lie in [0, 1), got {value:g}.")
+    return value
+
+
 def check_linear_options(function: str, options: object) -> None:
     kind = getattr(torch.nn, "LinearCrossEntropyOptions", None)
     if options is not None and (kind is None or not isinstance(options, kind)):

@@ -295,6 +295,8 @@ def counts_of(call: ClassCall, input: Tensor, target: Tensor) -> Tensor | None:
         return None
     counted = _counted(call, target)
     inputs.check_plain_class_range(call.function, target, input.shape[call.class_dim], counted)
-    weight = None if call.weight is None else call.weight.detach().float()
+    weight = None if call.weight is None else call.weight.detach()
+    # float64 stays what it is: the definition may run on single chunks of a batch.
+    weight = weight if weight is None or weight.dtype == torch.float64 else weight.float()
     # An index of uint8 would be taken for a mask.
     return softmax.class_weights(where(counted, target.long()), counted, weight, torch.float32)

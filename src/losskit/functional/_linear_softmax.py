@@ -37,6 +37,7 @@ def linear_cross_entropy(
     return_stats: Literal[False] = False,
     shift: int = 0,
     workspace: int | str = "256MiB",
+    filter_eps: float = 0.0,
     backend: str = "auto",
 ) -> Tensor: ...
 @overload
@@ -65,6 +66,7 @@ def linear_cross_entropy(  # type: ignore[misc]  # the short overloads name what
     return_stats: bool = False,
     shift: int = 0,
     workspace: int | str = "256MiB",
+    filter_eps: float = 0.0,
     backend: str = "auto",
 ) -> Any:
     """Cross entropy of the scores that a linear layer gives: log Σ_c exp(z_c) − z_t with z = x·Wᵀ + b.
@@ -79,7 +81,11 @@ def linear_cross_entropy(  # type: ignore[misc]  # the short overloads name what
     does not count; None is −100, and the only choice with class probabilities. `label_smoothing`: that of
     `cross_entropy`. `options`: a `torch.nn.LinearCrossEntropyOptions`, which tells PyTorch to go through the batch in
     chunks; it changes no number, and here `workspace` says how large they are: how much memory the scores may take at a
-    time, a number of bytes or a text such as "256MiB". `shift`: for sequences; position t is scored against the label,
+    time, a number of bytes or a text such as "256MiB". `filter_eps`: at 0 every entry of the gradient by the scores is
+    used; above 0, those that are not larger than filter_eps·|f|, f being what the row's loss is multiplied by, may
+    count as 0 in the products. Then |ΔdX[i, k]| ≤ filter_eps·|f_i|·Σ_c |W[c, k]| and |ΔdW[c, k]| ≤ filter_eps·Σ_i
+    |f_i|·|x[i, k]|, and the entry of the label is always used; the loss and the gradient by the bias do not change.
+    `shift`: for sequences; position t is scored against the label,
     mask and sample_weight of position t + shift, and the last `shift` positions count for nothing. `z_loss`, `softcap`,
     `logit_scale`, `return_stats`: those of `cross_entropy`. The other keywords are described at the head of
     `losskit.functional`.
@@ -91,9 +97,11 @@ def linear_cross_entropy(  # type: ignore[misc]  # the short overloads name what
     nothing counts adds exactly 0 to each, whatever it holds.
 
     **Edge cases**: those of `cross_entropy` for the scores. float16 and bfloat16 are multiplied in float32, and
-    gradients by such tensors are added up in float32 and rounded once. The CPU kernels never hold the scores of more
-    rows than fit into `workspace`, and multiply no row that does not count; derivatives of the gradient, and calls
-    that no kernel takes, need all scores at once.
+    gradients by such tensors are added up in float32 and rounded once; under autocast they are rounded to its dtype
+    first, as autocast does. No more scores exist at a time than fit into `workspace`, one row at least, and no row that
+    does not count is multiplied: in the CPU kernels, in plain operations on any device and in the graph of
+    `torch.compile`. Derivatives of the gradient, gradients by target, weight, sample_weight and normalizer,
+    `torch.func` and scores on a map need all scores at once; `losskit.explain_dispatch` tells.
 
     **Raises**: ValueError for an unknown reduction and for batch sizes that differ, IndexError for a class index out of
     range, RuntimeError for other shapes, dtypes or devices that do not go together.
@@ -157,6 +165,7 @@ def linear_cross_entropy(  # type: ignore[misc]  # the short overloads name what
             Options(reduction, sample_weight, mask, normalizer, on_empty, dtype, backend),
             dtype,
             inputs.bytes_of(name, "workspace", workspace),
+            inputs.filter_bound(name, filter_eps),
             scores,
         ),
         input,

@@ -31,7 +31,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
             [0., 0.],
             [0., 0.]])
     >>> criterion(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))
-    tensor(1.0986, grad_fn=<OfSeveralBackward>)
+    tensor(1.0986, grad_fn=<InChunksBackward>)
     """
 
     # For modules that were pickled without them.
@@ -63,6 +63,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         return_stats: bool = False,
         shift: int = 0,
         workspace: int | str = "256MiB",
+        filter_eps: float = 0.0,
         backend: str = "auto",
     ) -> None:
         nn.Module.__init__(self)
@@ -74,6 +75,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         inputs.score_options(name, z_loss, softcap, logit_scale, return_stats)
         inputs.check_shift(name, shift)
         inputs.bytes_of(name, "workspace", workspace)
+        inputs.filter_bound(name, filter_eps)
         self.reduction = reduction
         self.on_empty = on_empty
         self.out_dtype = out_dtype
@@ -83,6 +85,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
         self.return_stats = return_stats
         self.shift = shift
         self.workspace = workspace
+        self.filter_eps = filter_eps
         self.backend = backend
         self.weight: Tensor | None
         self.register_buffer("weight", weight)
@@ -160,6 +163,7 @@ class LinearCrossEntropyLoss(Options, _Base):  # type: ignore[misc]  # the base 
             return_stats=self.return_stats,
             shift=self.shift,
             workspace=self.workspace,
+            filter_eps=self.filter_eps,
             backend=self.backend,
         )
 

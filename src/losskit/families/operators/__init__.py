@@ -13,17 +13,19 @@ D. The backward operator has no derivative and says so.
 
 from torch.library import Library
 
-from losskit.families.operators import class_loss, ctc, fused, pointwise
+from losskit.families.operators import class_loss, ctc, fused, linear_class_loss, pointwise
 from losskit.families.operators.operator import register
 from losskit.kernels import cpu
 
 
 def _register() -> Library:
     library = Library("losskit", "DEF")
-    for family in (class_loss, pointwise, fused, ctc):
+    # Without the kernels there is the loop over the rows, whose steps are plain torch operations.
+    for family in (class_loss, pointwise, fused, ctc) if cpu.available() else ():
         register(library, family.OPERATOR)
+    register(library, linear_class_loss.OPERATOR)
     return library
 
 
 # Its end would take the operators away.
-_library = _register() if cpu.available() else None
+_library = _register()

@@ -31,6 +31,8 @@ class Operator:
     # Whether there can be a gradient by several tensors, which `backward` gives as a list. Then the last argument, of
     # both, is a list that tells which are needed, and else, of `forward` alone, a bool.
     several: bool = False
+    # Torch's dispatch key of what runs: the kernels on the CPU, or torch's own operations wherever the tensors are.
+    key: str = "CPU"
 
 
 def register(library: Library, operator: Operator) -> None:
@@ -42,8 +44,8 @@ def register(library: Library, operator: Operator) -> None:
     else:
         library.define(f"{name}({arguments}, ScalarType out_dtype, bool needs_grad) -> (Tensor, Tensor)")
         library.define(f"{name}_backward(Tensor grad_output, Tensor owner, {arguments}) -> Tensor")
-    library.impl(name, operator.forward, "CPU")
-    library.impl(f"{name}_backward", operator.backward, "CPU")
+    library.impl(name, operator.forward, operator.key)
+    library.impl(f"{name}_backward", operator.backward, operator.key)
     register_fake(f"losskit::{name}", operator.fake, lib=library)
     register_fake(f"losskit::{name}_backward", operator.fake_backward, lib=library)
 

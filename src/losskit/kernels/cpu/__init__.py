@@ -55,7 +55,7 @@ from losskit.kernels.cpu.fused import (
     fused_gradients,
     join_lean_fused,
 )
-from losskit.kernels.cpu.linear_class_loss import LinearOptions, linear_class_loss
+from losskit.kernels.cpu.linear_class_loss import LinearOptions, empty
 from losskit.kernels.cpu.pointwise import (
     BCE,
     BCE_WITH_LOGITS,
@@ -106,6 +106,7 @@ __all__ = [
     "ctc_loss",
     "ctc_loss_gradient",
     "description",
+    "empty",
     "empty_cache",
     "evaluate_class_loss",
     "evaluate_ctc_loss",
@@ -123,7 +124,6 @@ __all__ = [
     "lean_ctc",
     "lean_fused",
     "lean_pointwise",
-    "linear_class_loss",
     "memory_stats",
     "pointwise",
     "pointwise_gradient",
