@@ -17,7 +17,7 @@ from distributed.collectives import Collectives, rounding
 from distributed.ranks import on_ranks
 from losskit import errors
 from losskit.core.scores import ClassStats
-from losskit.distributed import vocab_parallel_linear_cross_entropy
+from losskit.distributed import ShardStats, vocab_parallel_linear_cross_entropy
 from losskit.functional import cross_entropy
 
 ROWS, FEATURES, CLASSES = 12, 6, 23
@@ -66,6 +66,7 @@ CASES = {
     "five rows at a time": Case({"workspace": 5 * 8 * 23, "softcap": 3.0, "z_loss": 0.01}),
     "probabilities": Case({"workspace": 3 * 8 * 23, "label_smoothing": 0.1}, probabilities=True),
     "stats": Case({"return_stats": True, "logit_scale": 0.5}),
+    "rank": Case({"return_stats": "rank", "logit_scale": 0.5}),
     "sequence": Case({"sequence_parallel": True, "label_smoothing": 0.1}, lost=True),
 }
 
@@ -74,7 +75,7 @@ CASES = {
 class Outcome:
     loss: Tensor
     grads: list[Tensor]
-    stats: ClassStats | None
+    stats: ClassStats | ShardStats | None
     forward: list[str] = field(default_factory=list)
     backward: list[str] = field(default_factory=list)
 
@@ -88,6 +89,8 @@ def whole(case: Case, dtype: torch.dtype, computed_in: torch.dtype) -> Outcome:
     options = {name: value for name, value in options.items() if name not in ("workspace", "sequence_parallel")}
     if case.weight:
         options["weight"] = options["weight"].to(computed_in)
+    if "return_stats" in options:
+        options["return_stats"] = True
     target = target.to(computed_in) if case.probabilities else target
     leaves = [tensor.to(computed_in).requires_grad_() for tensor in (x, layer, bias) if tensor is not None]
     rows = leaves[0]
@@ -193,7 +196,7 @@ def test_one_collective_forward_and_one_backward(found: list[dict[str, Any]]) ->
                 assert outcome.forward == ["allgather_base"] * 2
                 assert outcome.backward == ["allgather_base", "reduce_scatter_base"]
             else:
-                assert outcome.forward == ["allgather_base"] + ["allreduce"] * (name == "stats"), name
+                assert outcome.forward == ["allgather_base"] + ["allreduce"] * (name == "rank"), name
                 assert outcome.backward == ["allreduce"], name
 
 

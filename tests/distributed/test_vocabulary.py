@@ -5,7 +5,7 @@ from __future__ import annotations
 import doctest
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,7 +23,12 @@ from distributed.collectives import Collectives, rounding
 from distributed.ranks import on_ranks
 from losskit import errors
 from losskit.core.scores import ClassStats
-from losskit.distributed import exchange, vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
+from losskit.distributed import (
+    ShardStats,
+    exchange,
+    vocab_parallel_cross_entropy,
+    vocab_parallel_linear_cross_entropy,
+)
 from losskit.functional import cross_entropy
 from losskit.kernels import cpu
 
@@ -109,6 +114,11 @@ STATS = {
     "stats of probabilities": Case({"return_stats": True, "mask": True}, probabilities=True),
     "stats, all": Case({"return_stats": True, "softcap": 5.0, "label_smoothing": 0.1}, weight="all", excluded=True),
 }
+# With a collective more.
+RANKS = {
+    name.replace("stats", "rank"): replace(case, options=case.options | {"return_stats": "rank"})
+    for name, case in STATS.items()
+}
 
 
 @dataclass
@@ -116,7 +126,7 @@ class Outcome:
     loss: Tensor
     by_logits: Tensor
     by_target: Tensor | None
-    stats: ClassStats | None = None
+    stats: ClassStats | ShardStats | None = None
     forward: list[str] = field(default_factory=list)
     backward: list[str] = field(default_factory=list)
 
@@ -135,6 +145,8 @@ def whole(case: Case, dtype: torch.dtype, computed_in: torch.dtype) -> Outcome:
     if case.weight:
         options["weight"] = options["weight"].to(computed_in)
     target.requires_grad_(case.probabilities)
+    if "return_stats" in options:
+        options["return_stats"] = True
     result = cross_entropy(logits, target, backend="reference", **options)
     loss, stats = result if isinstance(result, tuple) else (result, None)
     grads = torch.autograd.grad(loss, [logits, target] if case.probabilities else [logits], upstream(loss))
@@ -167,7 +179,7 @@ def in_shards(case: Case, dtype: torch.dtype, cuts: tuple[int, ...], watched: bo
 
 
 def every_case(names: list[str], dtype: torch.dtype, watched: bool = False) -> dict[Any, Outcome]:
-    cases = CASES | STATS
+    cases = CASES | STATS | RANKS
     cuts = CUTS[distributed.get_world_size()]
     return {(name, cut): in_shards(cases[name], dtype, cut, watched) for name in names for cut in cuts}
 
@@ -175,7 +187,9 @@ def every_case(names: list[str], dtype: torch.dtype, watched: bool = False) -> d
 def in_two_steps() -> dict[Any, Outcome]:
     """With a limit that every block of numbers exceeds."""
     with mock.patch.object(exchange, "GATHERED_BYTES", 0):
-        return every_case([*CASES, "stats", "stats of probabilities"], torch.float64, watched=True)
+        return every_case(
+            [*CASES, "stats", "stats of probabilities", "rank", "rank of probabilities"], torch.float64, watched=True
+        )
 
 
 def refused() -> dict[str, str]:
@@ -273,9 +287,9 @@ def as_dtensors() -> dict[str, tuple[Tensor, Tensor]]:
 
 def everything() -> dict[str, Any]:
     return {
-        "float64": every_case([*CASES, *STATS], torch.float64),
-        "float32": every_case([*CASES, *STATS], torch.float32),
-        "watched": every_case([*CASES, *STATS], torch.float32, watched=True),
+        "float64": every_case([*CASES, *STATS, *RANKS], torch.float64),
+        "float32": every_case([*CASES, *STATS, *RANKS], torch.float32),
+        "watched": every_case([*CASES, *STATS, *RANKS], torch.float32, watched=True),
         "bfloat16": every_case(
             ["plain", "weight", "ignored", "weight of the shard", "probabilities, all", "offset"], torch.bfloat16
         ),
@@ -299,7 +313,7 @@ def same_bits(tensors: list[Tensor]) -> bool:
 
 def assert_as_one_process(found: list[dict[Any, Outcome]], dtype: torch.dtype) -> None:
     for key in found[0]:
-        case = (CASES | STATS)[key[0]]
+        case = (CASES | STATS | RANKS)[key[0]]
         ranks = [outcomes[key] for outcomes in found]
         exact, eager = whole(case, dtype, torch.float64), whole(case, dtype, dtype)
         for ours in ranks:
@@ -322,7 +336,7 @@ def assert_as_one_process(found: list[dict[Any, Outcome]], dtype: torch.dtype) -
             else:
                 assert bool((ours[finite] == 0).all()), key
         if exact.stats is not None:
-            assert isinstance(ranks[0].stats, ClassStats)
+            assert isinstance(ranks[0].stats, ClassStats if key[0] in RANKS else ShardStats)
             for name, value in ranks[0].stats._asdict().items():
                 truth = getattr(exact.stats, name)
                 assert same_bits([getattr(ours.stats, name) for ours in ranks]), (key, name)
@@ -340,7 +354,7 @@ def test_one_collective_forward_and_none_backward(found: list[dict[str, Any]]) -
     for rank in found:
         for (name, _), outcome in rank["watched"].items():
             # Counting what is higher than the target's score takes it.
-            assert outcome.forward == ["allgather_base"] + ["allreduce"] * (name in STATS), name
+            assert outcome.forward == ["allgather_base"] + ["allreduce"] * (name in RANKS), name
             assert outcome.backward == []
 
 
@@ -348,12 +362,12 @@ def test_two_all_reduces_where_the_gathered_block_is_large(found: list[dict[str,
     assert_as_one_process([rank["two steps"] for rank in found], torch.float64)
     for rank in found:
         for (name, _), outcome in rank["two steps"].items():
-            if name == "stats of probabilities":
+            if name.endswith(" of probabilities"):
                 # The score of the most probable class is no sum.
-                assert outcome.forward == ["allgather_base", "allreduce"]
+                assert outcome.forward == ["allgather_base"] + ["allreduce"] * (name in RANKS), name
             # Without rows there is nothing that is large.
             elif name != "no rows":
-                assert outcome.forward == ["allreduce"] * (3 if name in STATS else 2), name
+                assert outcome.forward == ["allreduce"] * (3 if name in RANKS else 2), name
             assert outcome.backward == []
 
 
@@ -485,9 +499,11 @@ def test_infinite_scores_are_as_in_one_process(row: list[float], dtype: torch.dt
     logits, index, free = torch.tensor([row], dtype=dtype), torch.tensor([1]), torch.tensor([1, 0, 1], dtype=dtype)
     for target in (index, nn.functional.one_hot(index, 3).to(dtype)):
         for options in ({}, {"label_smoothing": 0.5}, {"z_loss": 0.1}, {"label_smoothing": 1.0}, {"weight": free}):
-            ours = vocab_parallel_cross_entropy(logits, target, vocab_start=0, return_stats=True, **options)
+            ours = vocab_parallel_cross_entropy(logits, target, vocab_start=0, return_stats="rank", **options)
             exact = cross_entropy(logits, target, return_stats=True, backend="reference", **options)
             torch.testing.assert_close(ours, exact, equal_nan=True)
+            _, stats = vocab_parallel_cross_entropy(logits, target, vocab_start=0, return_stats=True, **options)
+            assert torch.equal(stats.correct, exact[1].correct)
 
 
 @pytest.mark.parametrize("function", [vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy])
@@ -518,3 +534,9 @@ def test_gradients_come_one_at_a_time() -> None:
     losses = vocab_parallel_cross_entropy(logits, torch.tensor([0, 4, 2]), vocab_start=0, reduction="none")
     with pytest.raises(errors.LosskitRuntimeError, match="is_grads_batched=True is not there"):
         torch.autograd.grad(losses, logits, torch.eye(3), is_grads_batched=True)
+
+
+@pytest.mark.parametrize("given", [1, None, "all"])
+def test_stats_are_asked_for_by_a_bool_or_rank(given: Any) -> None:
+    with pytest.raises(errors.LosskitTypeError, match=r"^vocab_parallel_cross_entropy: return_stats must be a bool or"):
+        vocab_parallel_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]), vocab_start=0, return_stats=given)

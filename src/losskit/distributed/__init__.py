@@ -5,10 +5,12 @@ from losskit.distributed.count import PendingCount, global_count
 from losskit.distributed.cross_entropy import vocab_parallel_cross_entropy
 from losskit.distributed.linear_cross_entropy import vocab_parallel_linear_cross_entropy
 from losskit.distributed.mean import GlobalMean
+from losskit.distributed.stats import ShardStats
 
 __all__ = [
     "GlobalMean",
     "PendingCount",
+    "ShardStats",
     "clip_loss",
     "global_count",
     "info_nce",

@@ -15,6 +15,7 @@ from losskit.distributed.groups import Group
 from losskit.distributed.kernel_rows import by_kernel, gradient_by_kernel
 from losskit.distributed.rows import RowOptions, gradient_by_probabilities, gradient_by_scores, slices
 from losskit.distributed.shards import Shard, local_of, shard_of
+from losskit.distributed.stats import check_return_stats
 from losskit.distributed.vocabulary import (
     Node,
     VocabularyCall,
@@ -47,7 +48,7 @@ def vocab_parallel_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
-    return_stats: bool = False,
+    return_stats: bool | str = False,
 ) -> Any:
     """Cross entropy of logits whose classes lie on several ranks: log Σ_c exp(x_c) − x_t over the classes of all.
 
@@ -62,13 +63,14 @@ def vocab_parallel_cross_entropy(
     DeviceMesh of one dimension; None is all ranks. `vocab_size`: the number of classes where the last shards hold
     padding beyond it, which neither counts nor gets a gradient. `target`: the same class indices on every rank, in [0,
     sum of C), or this rank's columns of class probabilities. `weight`: one per class, those of all classes or of this
-    shard. `ignore_index`, `reduction`, `label_smoothing`, `z_loss`, `softcap`, `logit_scale`, `return_stats`: those of
-    `losskit.functional.cross_entropy`; the other keywords are described at the head of `losskit.functional`. All ranks
-    of the group must make the same call.
+    shard. `ignore_index`, `reduction`, `label_smoothing`, `z_loss`, `softcap`, `logit_scale`: those of
+    `losskit.functional.cross_entropy`; the other keywords are described at the head of `losskit.functional`.
+    `return_stats`: True also returns `logprob`, `lse`, `entropy` and `correct` of each sample, and "rank" the
+    `losskit.ClassStats` of `cross_entropy`. All ranks of the group must make the same call.
 
-    **Returns**: what `losskit.functional.cross_entropy` returns for the logits of all ranks, as a plain tensor. With
-    `return_stats` there is a second collective, of one number per row: how many scores are higher than the target's can
-    be counted only when the target's is known.
+    **Returns**: what `losskit.functional.cross_entropy` returns for the logits of all ranks, as a plain tensor, and
+    the stats in a tuple with it. The rank takes a second collective, of one number per row: how many scores are higher
+    than the target's can be counted only when the target's is known.
 
     **Gradient**: by input, and by class probabilities. Exact for a loss that every rank computes and differentiates.
 
@@ -111,8 +113,9 @@ def vocab_parallel_cross_entropy(
         ignore_index,
         label_smoothing,
         Options(reduction, sample_weight, mask, normalizer, on_empty, out_dtype, "auto"),
-        inputs.score_options(name, z_loss, softcap, logit_scale, return_stats),
+        inputs.score_options(name, z_loss, softcap, logit_scale, return_stats is not False),
         shape,
+        return_stats,
     )
     columns = logits.shape[class_dim]
     matrix = logits.movedim(class_dim, -1).reshape(len(call.counts), columns)
@@ -168,11 +171,13 @@ def call_of(
     options: Options,
     scores: ScoreOptions,
     shape: torch.Size,
+    return_stats: bool | str,
 ) -> VocabularyCall:
     """The call, its arguments checked as cross_entropy checks them. `scores_shape` is that of this shard's scores."""
     inputs.check_common_options(function, options.reduction, options.on_empty, options.out_dtype, options.backend)
     inputs.check_ignore_index(function, ignore_index)
     inputs.check_label_smoothing(function, label_smoothing)
+    check_return_stats(function, return_stats)
     inputs.check_tensor(function, "target", target)
     class_dim = 1 if len(scores_shape) > 1 else 0
     held = scores_shape[class_dim]
@@ -219,6 +224,7 @@ def call_of(
         all_weights,
         reduction,
         out_dtype if options.out_dtype is None else options.out_dtype,
+        return_stats == "rank",
     )
 
 

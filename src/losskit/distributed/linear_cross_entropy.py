@@ -52,7 +52,7 @@ def vocab_parallel_linear_cross_entropy(
     z_loss: float = 0.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
-    return_stats: bool = False,
+    return_stats: bool | str = False,
     workspace: int | str = "256MiB",
     sequence_parallel: bool = False,
 ) -> Any:
@@ -60,7 +60,7 @@ def vocab_parallel_linear_cross_entropy(
 
     The scores exist for a few rows at a time and never leave their rank. Forward takes the one all-gather of
     `vocab_parallel_cross_entropy`, backward one all-reduce of the gradient by input; the scores are computed again for
-    it, and for the stats.
+    it, and for the rank.
 
     **Equivalent to**: `vocab_parallel_cross_entropy(linear(input, linear_weight, linear_bias), target)`
 
@@ -125,8 +125,9 @@ def vocab_parallel_linear_cross_entropy(
         ignore_index,
         label_smoothing,
         options,
-        inputs.score_options(name, z_loss, softcap, logit_scale, return_stats),
+        inputs.score_options(name, z_loss, softcap, logit_scale, return_stats is not False),
         torch.Size([rows]),
+        return_stats,
     )
     if call.rows.probabilities is not None and call.rows.probabilities.requires_grad and torch.is_grad_enabled():
         raise LosskitRuntimeError(

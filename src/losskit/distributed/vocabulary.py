@@ -15,6 +15,7 @@ from losskit.core.scores import ClassStats
 from losskit.distributed.exchange import AllRows, Marks, bring_together, check_classes, check_labels
 from losskit.distributed.rows import LocalRows, RowGradient, RowOptions, Scores, local_rows, transformed_in_place
 from losskit.distributed.shards import Shard
+from losskit.distributed.stats import ShardStats
 from losskit.errors import LosskitRuntimeError
 
 __all__ = ["Forward", "Node", "VocabularyCall", "check_no_transform", "forward", "result_of"]
@@ -38,6 +39,8 @@ class VocabularyCall:
     all_weights: int | None
     reduction: Reduction
     out_dtype: torch.dtype
+    # Whether the stats are to tell the rank of the target, which takes a collective of its own.
+    rank: bool
 
 
 @dataclass
@@ -54,7 +57,7 @@ class Forward:
     lse: Tensor | None
     own_weight: Tensor | None
     smooth: Tensor | None
-    stats: ClassStats | None
+    stats: ClassStats | ShardStats | None
 
     def saved(self) -> tuple[Tensor | None, ...]:
         """What a node of the graph keeps, and `row_gradient` takes."""
@@ -76,7 +79,7 @@ def check_no_transform(function: str, *tensors: Tensor | None) -> None:
 
 @torch.no_grad()
 def forward(call: VocabularyCall, scores: Scores, places: list[slice], known: LocalRows | None = None) -> Forward:
-    """One collective, and with return_stats a second one. `known`: the numbers of this shard, where they are known."""
+    """One collective, and for the rank of the target a second one. `known`: the numbers of this shard, if there are."""
     rows, weight = call.rows, call.rows.weight
     empty = torch.empty(call.counts.shape, dtype=rows.dtype, device=call.counts.device)
     own_rows = local_rows(scores, places, empty, rows) if known is None else known
@@ -154,13 +157,28 @@ def _given(value: Tensor | None) -> Tensor:
     return value
 
 
-def _stats(call: VocabularyCall, rows: AllRows, lse: Tensor, scores: Scores, places: list[slice]) -> ClassStats:
+def _stats(
+    call: VocabularyCall, rows: AllRows, lse: Tensor, scores: Scores, places: list[slice]
+) -> ClassStats | ShardStats:
     own = rows.own if rows.own is not None else _given(rows.best_score)
     log_prob = -(rows.log_sum + (rows.highest - own))
     if rows.own is None:
         log_prob = -(_given(rows.plain_mass) * rows.log_sum + _given(rows.plain_below))
     entropy = rows.log_sum + _given(rows.entropy) / rows.sum_of_exp
-    # Only now is the target's score known everywhere, which is why this takes a collective of its own.
+    # Nothing is higher than NaN or infinity, and a row without a softmax has no right answer.
+    lost = entropy.isnan() | ~call.counts
+    shape = call.reduction.shape
+    log_prob, lse, entropy = (
+        where(call.counts, value).to(call.rows.dtype).reshape(shape) for value in (log_prob, lse, entropy)
+    )
+    if not call.rank:
+        return ShardStats(log_prob, lse, entropy, ((own == rows.highest) & ~lost).reshape(shape))
+    rank = torch.where(lost, rows.classes.long(), _higher(call, own, scores, places))
+    return ClassStats(log_prob, lse, entropy, rank.reshape(shape))
+
+
+def _higher(call: VocabularyCall, own: Tensor, scores: Scores, places: list[slice]) -> Tensor:
+    """How many scores of all shards are higher than the target's, which only now is known everywhere."""
     higher = torch.zeros(call.counts.shape, dtype=torch.int64, device=call.counts.device)
     limit = own.to(call.rows.dtype).unsqueeze(1)
     for place in places:
@@ -168,14 +186,7 @@ def _stats(call: VocabularyCall, rows: AllRows, lse: Tensor, scores: Scores, pla
         higher[place] = (x > limit[place]).sum(1)
     if call.shard.group is not None:
         distributed.all_reduce(higher, group=call.shard.group)
-    # Nothing is higher than NaN or infinity, and a row without a softmax has no right answer.
-    lost = entropy.isnan() | ~call.counts
-    rank = torch.where(lost, rows.classes.long(), higher)
-    shape = call.reduction.shape
-    log_prob, lse, entropy = (
-        where(call.counts, value).to(call.rows.dtype).reshape(shape) for value in (log_prob, lse, entropy)
-    )
-    return ClassStats(log_prob, lse, entropy, rank.reshape(shape))
+    return higher
 
 
 def row_gradient(call: VocabularyCall, saved: tuple[Any, ...], grad_output: Tensor) -> RowGradient:
