@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losskit import functional
+
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Of a row of scores: class axis second.
 SHAPES = ((4, 3), (8, 10), (32, 5), (64, 2), (16, 100), (6, 4, 3), (3, 5, 2, 4), (7,))
@@ -164,15 +166,28 @@ def linear_cross_entropy(make: Maker) -> Call:
 
 
 # With how many calls each is tried.
+def pairs(function: Callable[..., Any], **options: tuple[float, ...]) -> Callable[[Maker], Call]:
+    """Vectors whose partner is in the same row, and one of the values of each option."""
+
+    def build(make: Maker) -> Call:
+        shape, dtype = (make.random.choice((8, 17)), 6), make.random.choice(DTYPES)
+        chosen = {name: make.random.choice(values) for name, values in options.items()}
+        return function, (make.values(shape, dtype), make.values(shape, dtype)), chosen
+
+    return build
+
+
 BUILDERS: dict[str, tuple[Callable[[Maker], Call], int]] = {
     "binary_cross_entropy": (binary_cross_entropy, 300),
     "binary_cross_entropy_with_logits": (yes_no(F.binary_cross_entropy_with_logits), 1000),
+    "clip_loss": (pairs(functional.clip_loss, logit_scale=(1.0, 1 / 0.07, 100.0)), 300),
     "cosine_embedding_loss": (cosine_embedding_loss, 300),
     "cross_entropy": (cross_entropy, 2000),
     "ctc_loss": (ctc_loss, 2000),
     "gaussian_nll_loss": (gaussian_nll_loss, 300),
     "hinge_embedding_loss": (of_signs(F.hinge_embedding_loss), 300),
     "huber_loss": (regression(F.huber_loss), 300),
+    "info_nce": (pairs(functional.info_nce, temperature=(1.0, 0.07)), 300),
     "kl_div": (kl_div, 1000),
     "l1_loss": (regression(F.l1_loss), 300),
     "linear_cross_entropy": (linear_cross_entropy, 300),
@@ -183,6 +198,7 @@ BUILDERS: dict[str, tuple[Callable[[Maker], Call], int]] = {
     "multilabel_soft_margin_loss": (yes_no(F.multilabel_soft_margin_loss), 300),
     "nll_loss": (nll_loss, 1000),
     "poisson_nll_loss": (poisson_nll_loss, 300),
+    "siglip_loss": (pairs(functional.siglip_loss, logit_scale=(1.0, 10.0), logit_bias=(-10.0, 0.0)), 300),
     "smooth_l1_loss": (regression(F.smooth_l1_loss), 300),
     "soft_margin_loss": (of_signs(F.soft_margin_loss), 300),
     "triplet_margin_loss": (triplet(F.triplet_margin_loss), 300),
