@@ -26,13 +26,12 @@ ROUNDS = 15
 
 def three_all_reduces(logits: Tensor, target: Tensor, vocab_start: int) -> Tensor:
     """The maximum, the target's score and the sum, an all-reduce each; the shard through plain torch operations."""
-    return _ThreeAllReduces.apply(logits, target, vocab_start).mean()  # type: ignore[no-untyped-call, no-any-return]
+    return _ThreeAllReduces.apply(logits, target, vocab_start).mean()  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
 
 
 class _ThreeAllReduces(torch.autograd.Function):
     @staticmethod
-    # torch gives the context no type of its own that knows what was saved.
-    def forward(ctx, logits, target, vocab_start):  # type: ignore[no-untyped-def]
+    def forward(ctx, logits, target, vocab_start):  # type: ignore[no-untyped-def]  # torch has no type for the context
         highest = logits.amax(1)
         distributed.all_reduce(highest, op=distributed.ReduceOp.MAX)
         own = target - vocab_start

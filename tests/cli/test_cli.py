@@ -62,7 +62,7 @@ def test_info(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [re.split(r"  +", line, maxsplit=1) for line in lines] == [[name, value] for name, value in info().items()]
-    assert len({re.match(r".*?  +", line).end() for line in lines}) == 1  # type: ignore[union-attr]
+    assert len({re.match(r".*?  +", line).end() for line in lines}) == 1  # type: ignore[union-attr]  # every line matches
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_comparison_decides_the_exit_status(
     assert "  the same within rounding\n" in capsys.readouterr().out
 
     class Wrong(losskit.CrossEntropyLoss):
-        def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # a signature of its own
             return super().forward(input, target) * 1.001
 
     monkeypatch.setattr(losskit, "CrossEntropyLoss", Wrong)

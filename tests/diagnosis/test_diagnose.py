@@ -57,7 +57,7 @@ class Named(nn.Module):
         return entropy(input.softmax(1), target)
 
 
-from torch.nn.functional import cross_entropy as entropy  # noqa: E402
+from torch.nn.functional import cross_entropy as entropy  # noqa: E402  # what is tested is the import here
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_wrong_use() -> None:
     with pytest.raises(
         LosskitTypeError, match=r"^diagnose: criterion must be a loss module or function, got Tensor\.$"
     ):
-        losskit.diagnose(LOGITS, CLASSES)  # type: ignore[arg-type]
+        losskit.diagnose(LOGITS, CLASSES)  # type: ignore[arg-type]  # the wrong type is what is tested
     message = r"^diagnose: criterion is the class CrossEntropyLoss; make one of it first: CrossEntropyLoss\(\)\.$"
     with pytest.raises(LosskitTypeError, match=message):
         losskit.diagnose(nn.CrossEntropyLoss, LOGITS, CLASSES)

@@ -99,8 +99,8 @@ def test_strange_tensors(name: str) -> None:
             if function is None:
                 # torch lacks it.
                 continue
-            plain = outcome(lambda: function(*args, **options))  # noqa: B023
-            report = outcome(lambda: losskit.diagnose(function, *args, **options))  # noqa: B023
+            plain = outcome(lambda: function(*args, **options))  # noqa: B023  # called at once
+            report = outcome(lambda: losskit.diagnose(function, *args, **options))  # noqa: B023  # called at once
             if isinstance(plain, str):
                 assert report == plain or str(report.error) in plain
                 continue
@@ -128,8 +128,8 @@ def test_arguments_that_make_no_sense(name: str) -> None:
         args = tuple(anything() for _ in range(INPUTS.get(name, 2)))
         options = {"mask": anything()} if choose.random() < 0.2 else {}
         function = getattr(losskit.functional, name)
-        plain = outcome(lambda: function(*args, **options))  # noqa: B023
-        report = outcome(lambda: losskit.diagnose(function, *args, **options))  # noqa: B023
+        plain = outcome(lambda: function(*args, **options))  # noqa: B023  # called at once
+        report = outcome(lambda: losskit.diagnose(function, *args, **options))  # noqa: B023  # called at once
         if isinstance(plain, str):
             # Unchanged, or told with the findings that explain it.
             assert report == plain or f"{type(report.error).__name__}: {report.error}" == plain

@@ -270,10 +270,10 @@ def test_wrong_use() -> None:
         match=r"^watch: criterion_or_model must be a torch\.nn\.Module, got function; `losskit doctor SCRIPT` watches "
         r"functions too\.$",
     ):
-        losskit.watch(F.cross_entropy)  # type: ignore[arg-type]
+        losskit.watch(F.cross_entropy)  # type: ignore[arg-type]  # the wrong type is what is tested
     for every in (0, 1.5, True):
         with pytest.raises(LosskitValueError, match=r"^watch: every must be a whole number of 1 or more, got "):
-            losskit.watch(nn.MSELoss(), every=every)  # type: ignore[arg-type]
+            losskit.watch(nn.MSELoss(), every=every)  # type: ignore[arg-type]  # the wrong type is what is tested
 
 
 def test_an_error_of_the_criterion_comes_out_and_its_cause_is_told() -> None:

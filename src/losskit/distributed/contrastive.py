@@ -264,8 +264,7 @@ class _Gather(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         packed = torch.cat(grads[:-1], 1)
-        # Function.apply has no annotations.
-        own = _AddUp.apply(ctx.ranks, packed)[: ctx.count]  # type: ignore[no-untyped-call]
+        own = _AddUp.apply(ctx.ranks, packed)[: ctx.count]  # type: ignore[no-untyped-call]  # apply has no annotations
         parts = own.split(ctx.lengths, 1)
         return None, None, None, *(part.to(dtype) for part, dtype in zip(parts, ctx.dtypes, strict=True))
 
@@ -285,8 +284,7 @@ class _AddUp(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        # Function.apply has no annotations.
-        return None, _Everywhere.apply(ctx.ranks, grad_output)  # type: ignore[no-untyped-call]
+        return None, _Everywhere.apply(ctx.ranks, grad_output)  # type: ignore[no-untyped-call]  # apply has no annotations
 
 
 class _Everywhere(Function):
@@ -299,8 +297,7 @@ class _Everywhere(Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        # Function.apply has no annotations.
-        return None, _AddUp.apply(ctx.ranks, grad_output)  # type: ignore[no-untyped-call]
+        return None, _AddUp.apply(ctx.ranks, grad_output)  # type: ignore[no-untyped-call]  # apply has no annotations
 
 
 def _everywhere(rows: Tensor, ranks: Any) -> Tensor:

@@ -154,8 +154,7 @@ def _loss(call: VocabularyCall, matrix: Tensor, probabilities: Tensor | None) ->
         matrix.requires_grad or (probabilities is not None and probabilities.requires_grad)
     ):
         return result_of(call, found, found.values)
-    # Function.apply has no annotations.
-    values = Node.apply((call.function, found, gradients), matrix, probabilities)  # type: ignore[no-untyped-call]
+    values = Node.apply((call.function, found, gradients), matrix, probabilities)  # type: ignore[no-untyped-call]  # apply has no annotations
     return result_of(call, found, values)
 
 

@@ -289,8 +289,7 @@ def _loss(
         return [None if grad is None else grad.to(x.dtype) for grad in by_each] + [None]
 
     tensors = (x, weight, bias, call.rows.probabilities)
-    # Function.apply has no annotations.
-    values = Node.apply((call.function, found, gradients), *tensors)  # type: ignore[no-untyped-call]
+    values = Node.apply((call.function, found, gradients), *tensors)  # type: ignore[no-untyped-call]  # apply has no annotations
     return result_of(call, found, values)
 
 

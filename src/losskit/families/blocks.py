@@ -30,15 +30,13 @@ class Blocks:
 
     def each(self, *tensors: Tensor) -> Tensor:
         """The losses, (N)."""
-        # Function.apply has no annotations.
-        return _Each.apply(self, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+        return _Each.apply(self, *tensors)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
 
     def total(self, weight: Tensor | None, *tensors: Tensor) -> Tensor:
         """Their sum, each times its weight."""
         # forward runs without gradients and cannot tell.
         needs = tuple(torch.is_grad_enabled() and tensor.requires_grad for tensor in tensors)
-        # Function.apply has no annotations.
-        return _Total.apply(self, weight, needs, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+        return _Total.apply(self, weight, needs, *tensors)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
 
     def evaluate(
         self, tensors: Sequence[Tensor], seed: Tensor, needs: Sequence[bool]

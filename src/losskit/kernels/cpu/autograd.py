@@ -239,8 +239,6 @@ def join(
     packed = (loss, grad, target, others, call)
     if target.requires_grad:
         both = TotalOfBoth if total else EachOfBoth
-        # Function.apply has no annotations.
-        return both.apply(input, target, packed)  # type: ignore[no-untyped-call, no-any-return]
+        return both.apply(input, target, packed)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
     one = Total if total else Each
-    # Function.apply has no annotations.
-    return one.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]
+    return one.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations

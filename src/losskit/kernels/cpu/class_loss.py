@@ -43,8 +43,7 @@ def join_lean_class_loss(
     state = (log_probs, weight, ignore_index, label_smoothing, reduction, function)
     call = (_lean_gradient, _lean_definition, state)
     packed = (result[0], result.pop(), target, () if weight is None else (weight,), call)
-    # Function.apply has no annotations.
-    return Total.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]
+    return Total.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:
@@ -214,8 +213,7 @@ def class_loss(
     if inplace:
         # Whoever saved the logits for a backward of its own now gets torch's error instead of a wrong gradient.
         torch.autograd.graph.increment_version(input)
-        # Function.apply has no annotations.
-        return InPlace.apply(input, [loss])  # type: ignore[no-untyped-call, no-any-return]
+        return InPlace.apply(input, [loss])  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
 
     def gradient(_: Any, saved: tuple[Tensor, ...], upstream: Any) -> Tensor:
         if total:

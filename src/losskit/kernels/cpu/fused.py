@@ -63,8 +63,7 @@ def join_lean_fused(
         packed = (loss, result[0], tensors[1], (), (_lean_gradient, _lean_definition, state))
         return Total.apply(tensors[0], packed)  # type: ignore[no-untyped-call, no-any-return]  # as below
     call = (_lean_gradients, _lean_definition, state)
-    # Function.apply has no annotations.
-    return OfSeveral.apply((loss, result, (), call), *tensors)  # type: ignore[no-untyped-call, no-any-return]
+    return OfSeveral.apply((loss, result, (), call), *tensors)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor | None:
@@ -207,6 +206,5 @@ def fused(
 
     others = tuple(factor for factor in factors if factor is not None)
     call = (gradients, lambda _, *tensors: definition(*tensors), None)
-    # Function.apply has no annotations.
     packed = (loss, grads if total else None, others, call)
-    return OfSeveral.apply(packed, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+    return OfSeveral.apply(packed, *tensors)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations

@@ -85,5 +85,4 @@ def chunked_loss(
     if not any(needs):
         return loss
     packed = (loss, grads if plan.total else None, others, plan, definition)
-    # Function.apply has no annotations.
-    return InChunks.apply(packed, *tensors)  # type: ignore[no-untyped-call, no-any-return]
+    return InChunks.apply(packed, *tensors)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
