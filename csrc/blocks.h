@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
 #include "kernels.h"
 #include "numerics.h"
 
@@ -281,6 +285,34 @@ void transpose_out(const float* from, float* to, int64_t, int64_t rows, int64_t 
     }
 }
 #endif
+
+// Memory of this size does not stay in the caches: what is written to it goes around them, because a store into a cache
+// reads the line first.
+constexpr int64_t kStreamedBytes = int64_t{32} << 20;
+
+// The writer calls `end_of_stream` before another thread may read.
+inline void stream_block(const float* from, float* to, int64_t n) {
+    int64_t i = 0;
+#ifdef __SSE2__
+    for (; i < n && reinterpret_cast<uintptr_t>(to + i) % 64 != 0; ++i) to[i] = from[i];
+    for (; i + 16 <= n; i += 16) {
+#if defined(__AVX512F__)
+        _mm512_stream_ps(to + i, _mm512_loadu_ps(from + i));
+#elif defined(__AVX__)
+        for (int64_t j = i; j < i + 16; j += 8) _mm256_stream_ps(to + j, _mm256_loadu_ps(from + j));
+#else
+        for (int64_t j = i; j < i + 16; j += 4) _mm_stream_ps(to + j, _mm_loadu_ps(from + j));
+#endif
+    }
+#endif
+    std::memcpy(to + i, from + i, static_cast<size_t>(n - i) * sizeof(float));
+}
+
+inline void end_of_stream() {
+#ifdef __SSE2__
+    _mm_sfence();
+#endif
+}
 
 }  // namespace
 }  // namespace losskit::LOSSKIT_ISA

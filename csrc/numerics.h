@@ -1,7 +1,7 @@
 // Elementary functions and number formats, branch-free so that `omp simd` loops vectorise them on every instruction set:
 // both sides of a choice are computed before it, and conditions are joined by & and not by &&.
 //
-// A. exp for x <= 0, error below 1 ulp.
+// A. exp for x <= 0, error below 1 ulp; the same in fewer operations, error below 1 ulp (without FMA: 1.2).
 // B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], error below 1 ulp (log(1 + y) without FMA: 1.2).
 // C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
 // D. exp for any x and log for any x, as A and B.
@@ -54,6 +54,24 @@ LOSSKIT_INLINE float exp_nonpositive(float x) {
     // What kMagic adds to the bits is shifted out.
     float result = float_of(bits_of(y) + (bits_of(shifted) << 23));
     // Below the smallest normal number: 0. A comparison with NaN is false, so NaN stays.
+    return x < -87.33654f ? 0.0f : result;
+}
+
+// For sums of many exponentials, whose time is that of these operations.
+LOSSKIT_INLINE float exp_of_many(float x) {
+    constexpr float kMagic = 12582912.0f;
+    float shifted = x * 1.44269504f + kMagic;
+    float n = shifted - kMagic;
+    float r = (x - n * kLn2High) - n * kLn2Low;
+    // (exp(r) - 1 - r) / r^2 as above, and then exp(r): one chain, since the next element has one of its own.
+    float p = 0.00138209877f;
+    p = p * r + 0.00836867001f;
+    p = p * r + 0.0416682623f;
+    p = p * r + 0.166665211f;
+    p = p * r + 0.49999994f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    float result = float_of(bits_of(p) + (bits_of(shifted) << 23));
     return x < -87.33654f ? 0.0f : result;
 }
 

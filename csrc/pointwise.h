@@ -195,17 +195,22 @@ __attribute__((noinline)) double staged_block(const float* x, const float* y, co
 
 template <class Loss, Lean kWhat>
 inline double lean_chunk(const float* x, const float* y, const float* upstream, float* out, int64_t n, float parameter,
-                         double scale, int& bad) {
-    if constexpr (Loss::uses_first == Uses::nothing) {
-        return lean_block<Loss, kWhat>(x, y, upstream, out, n, parameter, static_cast<float>(scale), bad);
-    } else {
-        double sum = 0.0;
-        for (int64_t i = 0; i < n; i += kBlock) {
-            sum += staged_block<Loss, kWhat>(x + i, y + i, upstream ? upstream + i : nullptr, out ? out + i : nullptr,
-                                             n - i < kBlock ? n - i : kBlock, parameter, scale, bad);
+                         double scale, bool streamed, int& bad) {
+    alignas(64) float written[kBlock];
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i += kBlock) {
+        const int64_t part = n - i < kBlock ? n - i : kBlock;
+        const float* factors = upstream ? upstream + i : nullptr;
+        float* to = streamed ? written : out ? out + i : nullptr;
+        if constexpr (Loss::uses_first == Uses::nothing) {
+            sum += lean_block<Loss, kWhat>(x + i, y + i, factors, to, part, parameter, static_cast<float>(scale), bad);
+        } else {
+            sum += staged_block<Loss, kWhat>(x + i, y + i, factors, to, part, parameter, scale, bad);
         }
-        return sum;
+        if (streamed) stream_block(written, out + i, part);
     }
+    if (streamed) end_of_stream();
+    return sum;
 }
 
 // C.
@@ -293,6 +298,7 @@ inline void run_pointwise(const PointwiseArgs& a) {
     const float* y = static_cast<const float*>(a.target);
     const float* upstream = static_cast<const float*>(a.grad_output);
     float* out = static_cast<float*>(what == Lean::each_value ? a.loss_out : a.grad);
+    const bool streamed = lean && out && a.n * static_cast<int64_t>(sizeof(float)) >= kStreamedBytes;
     int64_t chunks = (a.n + kPointwiseChunk - 1) / kPointwiseChunk;
     int found = 0;
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
@@ -307,13 +313,13 @@ inline void run_pointwise(const PointwiseArgs& a) {
                 sum += general_block<Loss>(a, i, end - i < kBlock ? end - i : kBlock, bad);
             }
         } else if (what == Lean::value_and_gradient) {
-            sum = lean_chunk<Loss, Lean::value_and_gradient>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::value_and_gradient>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, streamed, bad);
         } else if (what == Lean::each_value) {
-            sum = lean_chunk<Loss, Lean::each_value>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::each_value>(x + begin, y + begin, nullptr, out + begin, end - begin, p, scale, streamed, bad);
         } else if (what == Lean::each_gradient) {
-            sum = lean_chunk<Loss, Lean::each_gradient>(x + begin, y + begin, upstream + begin, out + begin, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::each_gradient>(x + begin, y + begin, upstream + begin, out + begin, end - begin, p, scale, streamed, bad);
         } else {
-            sum = lean_chunk<Loss, Lean::value>(x + begin, y + begin, nullptr, nullptr, end - begin, p, scale, bad);
+            sum = lean_chunk<Loss, Lean::value>(x + begin, y + begin, nullptr, nullptr, end - begin, p, scale, streamed, bad);
         }
         if (a.partial) a.partial[chunk] = sum;
         if (bad) {

@@ -25,7 +25,9 @@ namespace losskit::LOSSKIT_ISA {
 namespace {
 
 constexpr int64_t kRowBlock = 1024;
-constexpr int64_t kPositions = 128;
+// Samples side by side: of rows, as many as stay in the first-level cache; of images more, because of classes that lie
+// far apart memory gives long pieces sooner.
+constexpr int64_t kRowsAside = 128, kPositions = 512;
 // Rows of fewer classes are transposed: what a row costs once (logarithm, division, sums across a vector, the remainder)
 // is then paid in vectors of rows. From here on the row kernel is as fast.
 constexpr int64_t kFewClasses = 256;
@@ -63,8 +65,14 @@ inline bool transposed(const ClassArgs& a) {
 
 inline int64_t positions_per_block(const ClassArgs& a) {
     // The exponentials of a block, and what else is laid out as they are, should stay in the second-level cache.
+    const int64_t most = a.inner == 1 ? kRowsAside : kPositions;
     int64_t fit = 65536 / (a.classes > 0 ? a.classes : 1) / 16 * 16;
-    return fit > kPositions ? kPositions : fit < 64 ? 64 : fit;
+    return fit > most ? most : fit < 64 ? 64 : fit;
+}
+
+inline bool is_streamed(const ClassArgs& a) {
+    return a.grad && a.grad != a.input && a.dtype == DType::float32 &&
+           a.outer * a.inner * a.classes * static_cast<int64_t>(sizeof(float)) >= kStreamedBytes;
 }
 
 inline int64_t rows_per_chunk(const ClassArgs& a) {
@@ -72,11 +80,23 @@ inline int64_t rows_per_chunk(const ClassArgs& a) {
     return rows < 1 ? 1 : rows;
 }
 
+// Images: how many blocks of positions one has, and how many of them a chunk has. More than one where there are chunks
+// enough all the same: the next block is read while this one is computed.
+inline int64_t blocks_per_image(const ClassArgs& a) {
+    const int64_t step = positions_per_block(a);
+    return (a.inner + step - 1) / step;
+}
+
+inline int64_t blocks_per_chunk(const ClassArgs& a) {
+    const int64_t share = a.outer * blocks_per_image(a) / 32;
+    return share < 1 ? 1 : share > 8 ? 8 : share;
+}
+
 int64_t class_chunks(const ClassArgs& a) {
     // Zero where there are no positions.
     if (a.inner != 1) {
-        int64_t step = positions_per_block(a);
-        return a.outer * ((a.inner + step - 1) / step);
+        const int64_t step = blocks_per_chunk(a);
+        return a.outer * ((blocks_per_image(a) + step - 1) / step);
     }
     int64_t step = transposed(a) ? positions_per_block(a) : rows_per_chunk(a);
     return (a.outer + step - 1) / step;
@@ -207,11 +227,66 @@ inline float block_max(const T* from, float* to, int64_t n) {
     return m;
 }
 
-__attribute__((noinline)) float block_max(const void* from, DType dtype, int64_t offset, float* to, int64_t n) {
+// A block of a row on its way to exponentials: `values` as float32, their number, and their maximum.
+struct RowBlock {
+    const float* values;
+    int64_t n;
+    float max;
+};
+
+template <class T>
+inline RowBlock block_of(const T* from, float* to, int64_t n, float max) {
+    if constexpr (sizeof(T) == sizeof(float)) return {from, n, max};
+    return {to, n, max};
+}
+
+template <class T>
+inline RowBlock read_block(const T* from, float* to, int64_t n) {
+    return block_of(from, to, n, block_max(from, to, n));
+}
+
+__attribute__((noinline)) RowBlock read_block(const void* from, DType dtype, int64_t offset, float* to, int64_t n) {
     switch (dtype) {
-        case DType::bfloat16: return block_max(static_cast<const bfloat16*>(from) + offset, to, n);
-        case DType::float16: return block_max(static_cast<const float16*>(from) + offset, to, n);
-        default: return block_max(static_cast<const float*>(from) + offset, to, n);
+        case DType::bfloat16: return read_block(static_cast<const bfloat16*>(from) + offset, to, n);
+        case DType::float16: return read_block(static_cast<const float16*>(from) + offset, to, n);
+        default: return read_block(static_cast<const float*>(from) + offset, to, n);
+    }
+}
+
+// The sum of the exponentials of `block` less `shift`, which go to `exps` where kKeep asks for them. Then `block` is the
+// one after it, of `n` elements, which is read meanwhile: the memory works while exp is computed.
+template <class T, bool kKeep>
+inline float exps_of_block(RowBlock& block, float shift, float* exps, const T* from, float* to, int64_t n) {
+    const float* v = block.values;
+    float sum = 0.0f, m = -kInfinity;
+#pragma omp simd reduction(+ : sum) reduction(max : m)
+    for (int64_t i = 0; i < n; ++i) {
+        float exponential = exp_of_many(v[i] - shift), next = load(from[i]);
+        sum += exponential;
+        m = next > m ? next : m;
+        if constexpr (kKeep) exps[i] = exponential;
+        if constexpr (sizeof(T) != sizeof(float)) to[i] = next;
+    }
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = n; i < block.n; ++i) {
+        float exponential = exp_of_many(v[i] - shift);
+        sum += exponential;
+        if constexpr (kKeep) exps[i] = exponential;
+    }
+    block = block_of(from, to, n, m);
+    return sum;
+}
+
+// Not inlined: among its caller's variables it does not vectorise on every instruction set.
+template <bool kKeep>
+__attribute__((noinline)) float exps_of_block(RowBlock& block, float shift, float* exps, const void* from, DType dtype,
+                                              int64_t offset, float* to, int64_t n) {
+    switch (dtype) {
+        case DType::bfloat16:
+            return exps_of_block<bfloat16, kKeep>(block, shift, exps, static_cast<const bfloat16*>(from) + offset, to, n);
+        case DType::float16:
+            return exps_of_block<float16, kKeep>(block, shift, exps, static_cast<const float16*>(from) + offset, to, n);
+        default: return exps_of_block<float, kKeep>(block, shift, exps, static_cast<const float*>(from) + offset, to, n);
     }
 }
 
@@ -271,7 +346,7 @@ inline double block_sum_apart(const float* values, float shift, bool logits, int
     float rest = 0.0f, ones = 0.0f;
 #pragma omp simd reduction(+ : rest, ones)
     for (int64_t i = 0; i < n; ++i) {
-        float exponential = exp_nonpositive(values[i] - shift);
+        float exponential = exp_of_many(values[i] - shift);
         exponential = logits ? exponential : values[i];
         rest += exponential == 1.0f ? 0.0f : exponential;
         ones += exponential == 1.0f ? 1.0f : 0.0f;
@@ -282,7 +357,7 @@ inline double block_sum_apart(const float* values, float shift, bool logits, int
 // What the rows of a chunk share: room for the exponentials of a row where they cannot stand in its gradient, for one
 // maximum per block, for the scores of a row as the options make them of the input, and for the slope of a cap.
 struct RowBuffers {
-    float floats[kRowBlock], shares[kRowBlock];
+    float floats[2][kRowBlock], shares[kRowBlock];
     float* maxima;
     float* exps;
     float* scores;
@@ -312,11 +387,13 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
     }
     float m = -kInfinity;
     double s = 0.0, distance = 0.0, q_sum = 0.0;
+    RowBlock next = read_block(a.input, a.dtype, at, buffers.floats[0], classes < kRowBlock ? classes : kRowBlock);
     for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
-        int64_t n = classes - k < kRowBlock ? classes - k : kRowBlock;
-        prefetch_read(static_cast<const char*>(a.input) + (at + k + n) * size, n * size);
-        const float* v = in_place ? static_cast<const float*>(a.input) + at + k : buffers.floats;
-        float shift = block_max(a.input, a.dtype, at + k, buffers.floats, n);
+        const int64_t n = next.n, end = k + n;
+        const float* v = next.values;
+        const float shift = next.max;
+        // What follows the row is the first block of the next one.
+        if (end == classes) prefetch_read(static_cast<const char*>(a.input) + (at + end) * size, n * size);
         if (shift > m) {
             if (m != -kInfinity) {
                 s *= std::exp(static_cast<double>(m) - shift);
@@ -334,33 +411,25 @@ inline double softmax_row(const ClassArgs& a, const Share& share, int64_t r, Row
             distance += d + (q_block == 0.0 || d == kInfinity ? 0.0 : q_block * (static_cast<double>(m) - own));
             q_sum += q_block;
         }
-        float sum = 0.0f;
-        if (a.grad) {
-            // -inf again for a block of -inf alone: its factor below is then 0, or NaN where the whole row is -inf.
-            maxima[block] = shift;
-            float* e = exps + k;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < n; ++i) {
-                float exponential = exp_nonpositive(v[i] - own);
-                e[i] = exponential;
-                sum += exponential;
-            }
-        } else {
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < n; ++i) sum += exp_nonpositive(v[i] - own);
-        }
+        // -inf again for a block of -inf alone: its factor below is then 0, or NaN where the whole row is -inf.
+        if (a.grad) maxima[block] = shift;
+        const int64_t after = classes - end < kRowBlock ? classes - end : kRowBlock;
+        float* const to = buffers.floats[(block + 1) % 2];
+        const float sum = a.grad ? exps_of_block<true>(next, own, exps + k, a.input, a.dtype, at + end, to, after)
+                                 : exps_of_block<false>(next, own, nullptr, a.input, a.dtype, at + end, to, after);
         if (sum != 0.0f) s += own == m ? sum : sum * std::exp(static_cast<double>(own) - m);
     }
     if (s < kSure) {
         s = 0.0;
         for (int64_t k = 0, block = 0; k < classes; k += kRowBlock, ++block) {
             int64_t n = classes - k < kRowBlock ? classes - k : kRowBlock;
-            // Without a gradient no exponential was kept.
-            float shift = a.grad ? maxima[block] : block_max(a.input, a.dtype, at + k, buffers.floats, n);
-            const float* v = in_place ? static_cast<const float*>(a.input) + at + k : buffers.floats;
-            if (shift == -kInfinity) continue;
-            double sum = a.grad ? block_sum_apart(exps + k, 0.0f, false, n) : block_sum_apart(v, shift, true, n);
-            s += sum * std::exp(static_cast<double>(shift) - m);
+            if (a.grad) {
+                if (maxima[block] != -kInfinity) s += block_sum_apart(exps + k, 0.0f, false, n) * std::exp(static_cast<double>(maxima[block]) - m);
+                continue;
+            }
+            // No exponential was kept.
+            const RowBlock own = read_block(a.input, a.dtype, at + k, buffers.floats[0], n);
+            if (own.max != -kInfinity) s += block_sum_apart(own.values, own.max, true, n) * std::exp(static_cast<double>(own.max) - m);
         }
     }
     double log_s = std::log(s);
@@ -561,13 +630,16 @@ inline void softmax_rows(const ClassArgs& a) {
 // C. `n` samples side by side. Class k of sample i is x[k * stride + i], its exponential takes that place, and its gradient
 //    the exponential's.
 struct Positions {
+    // Not a power of two, which would bring the same sample of every array into the same cache line.
+    static constexpr int64_t kRoom = kPositions + 16;
     // `share_total` is Σq and `distance` Σ q·(m − x); `counts` is 1 or 0.
-    double s[kPositions], apart[kPositions], distance[kPositions], share_total[kPositions];
+    double s[kRoom], apart[kRoom], distance[kRoom], share_total[kRoom];
     // `below` is m − x_t, `of_target` the gradient of the target's class, `target_share` its q under smoothing.
-    float m[kPositions], part[kPositions], whole[kPositions], log_s[kPositions], below[kPositions], c[kPositions],
-        loss_factor[kPositions], upstream[kPositions], factor[kPositions], of_target[kPositions], target_share[kPositions],
-        ones[kPositions];
-    int32_t target[kPositions], counts[kPositions];
+    float part[kRoom], whole[kRoom], log_s[kRoom], below[kRoom], c[kRoom], loss_factor[kRoom], upstream[kRoom],
+        factor[kRoom], of_target[kRoom], target_share[kRoom], ones[kRoom];
+    int32_t target[kRoom], counts[kRoom];
+    // The maxima.
+    const float* m;
 };
 
 template <class Index>
@@ -650,16 +722,19 @@ struct Place {
     int64_t first, at, k_step;
 };
 
-// Asks for the memory of class `k` of the next block: the processor's prefetcher does not follow short pieces far apart.
+// The block of an image after the one that is computed: `n` samples from `from` on, of which class k goes to
+// to[k * stride + i], and the maxima to `m`. No more than the block that is computed has.
+struct NextPositions {
+    const void* from;
+    float *to, *m;
+    int64_t n;
+};
+
+// Asks for the memory of class `k` of the next block of rows, or of as much of it.
 LOSSKIT_INLINE void prefetch_next(const ClassArgs& a, const Place& place, int64_t k, int64_t n) {
-    const int64_t size = bytes_of(a.dtype);
-    const int64_t offset = (place.at + (a.inner == 1 ? a.classes * n + k * n : k * place.k_step + n)) * size;
-    const char* from = static_cast<const char*>(a.input) + offset;
-    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(from + i, 0, 2);
-    // Classes far apart are asked for when their gradient is about to be written: as much again would push out these.
-    if (!a.grad || a.inner != 1) return;
-    const char* to = static_cast<const char*>(a.grad) + offset;
-    for (int64_t i = 0; i < n * size; i += 64) __builtin_prefetch(to + i, 1, 2);
+    const int64_t size = bytes_of(a.dtype), offset = (place.at + (a.classes + k) * n) * size;
+    prefetch_read(static_cast<const char*>(a.input) + offset, n * size);
+    if (a.grad && !is_streamed(a)) prefetch_write(static_cast<const char*>(a.grad) + offset, n * size);
 }
 
 // s once more, the ones apart, for the samples that need it: none may change what another gets.
@@ -691,11 +766,82 @@ LOSSKIT_INLINE float log_of_sum(float rest, float s) {
     return s == s ? result : s;
 }
 
+// The distances below the maxima of one class, weighted by its shares, and these.
+template <Shares kShares>
+inline void add_position_shares(Positions& p, const float* x, const float* q, float every, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+        float own = kShares == Shares::per_element ? q[i] : every;
+        float below = own * (p.m[i] - x[i]);
+        p.distance[i] += (own == 0.0f) & (x[i] == -kInfinity) ? 0.0f : below;
+        if constexpr (kShares == Shares::per_element) p.share_total[i] += own;
+    }
+}
+
+// Up to four classes from x on become their exponentials, with the sums of them. Nothing but -inf: m - m would be NaN, and
+// it is: such a sample has no softmax. The same classes of the next block are read meanwhile: the memory works while exp
+// is computed.
+template <class T, int kClasses>
+inline void exps_of_classes(float* x, int64_t stride, const float* m, float* sum, int64_t n, const T* from, int64_t from_step,
+                            float* to, float* next_m, int64_t next_n) {
+    float *x1 = x + stride, *x2 = x1 + stride, *x3 = x2 + stride, *to1 = to + stride, *to2 = to1 + stride, *to3 = to2 + stride;
+    const T *from1 = from + from_step, *from2 = from1 + from_step, *from3 = from2 + from_step;
+#pragma omp simd
+    for (int64_t i = 0; i < next_n; ++i) {
+        float shift = m[i], a = exp_of_many(x[i] - shift), b = 0.0f, c = 0.0f, d = 0.0f;
+        float v = load(from[i]), next = next_m[i];
+        next = v > next ? v : next;
+        to[i] = v;
+        x[i] = a;
+        if constexpr (kClasses > 1) {
+            x1[i] = b = exp_of_many(x1[i] - shift);
+            to1[i] = v = load(from1[i]);
+            next = v > next ? v : next;
+        }
+        if constexpr (kClasses > 2) {
+            x2[i] = c = exp_of_many(x2[i] - shift);
+            to2[i] = v = load(from2[i]);
+            next = v > next ? v : next;
+        }
+        if constexpr (kClasses > 3) {
+            x3[i] = d = exp_of_many(x3[i] - shift);
+            to3[i] = v = load(from3[i]);
+            next = v > next ? v : next;
+        }
+        next_m[i] = next;
+        sum[i] = (a + b) + (c + d);
+    }
+#pragma omp simd
+    for (int64_t i = next_n; i < n; ++i) {
+        float shift = m[i], a = exp_of_many(x[i] - shift), b = 0.0f, c = 0.0f, d = 0.0f;
+        x[i] = a;
+        if constexpr (kClasses > 1) x1[i] = b = exp_of_many(x1[i] - shift);
+        if constexpr (kClasses > 2) x2[i] = c = exp_of_many(x2[i] - shift);
+        if constexpr (kClasses > 3) x3[i] = d = exp_of_many(x3[i] - shift);
+        sum[i] = (a + b) + (c + d);
+    }
+}
+
+// The same for the `count` classes from `k` on. Not inlined: among its caller's variables it does not vectorise on every
+// instruction set.
+template <class T>
+__attribute__((noinline)) void exps_of_classes(int64_t count, float* x, int64_t stride, const float* m, float* sum, int64_t n,
+                                               int64_t k, int64_t from_step, const NextPositions& next) {
+    const T* from = next.n ? static_cast<const T*>(next.from) + k * from_step : nullptr;
+    float* to = next.n ? next.to + k * stride : nullptr;
+    switch (count) {
+        case 1: return exps_of_classes<T, 1>(x, stride, m, sum, n, from, from_step, to, next.m, next.n);
+        case 2: return exps_of_classes<T, 2>(x, stride, m, sum, n, from, from_step, to, next.m, next.n);
+        case 3: return exps_of_classes<T, 3>(x, stride, m, sum, n, from, from_step, to, next.m, next.n);
+        default: return exps_of_classes<T, 4>(x, stride, m, sum, n, from, from_step, to, next.m, next.n);
+    }
+}
+
 // `q` is laid out as `x`, and unused unless the shares are per element. p.m holds the maxima. Returns the sum of the losses
 // and leaves each in p.part; with a gradient wanted, fills in what `finish_class` needs.
 template <Shares kShares>
 inline double softmax_positions(const ClassArgs& a, const Share& share, Positions& p, float* x, const float* q,
-                                int64_t stride, int64_t n, const Place& place) {
+                                int64_t stride, int64_t n, const Place& place, const NextPositions& next) {
     const int64_t classes = a.classes;
     // Before the exponentials, which take the place of x.
     gather_positions(a, share, p, x, stride, n, place.first);
@@ -706,28 +852,22 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
         for (int64_t i = 0; i < n; ++i) p.distance[i] = p.share_total[i] = 0.0;
     }
     // Sums of four in float, the rest in double: of p the digits are those of s, and ten additions already lose some.
-    for (int64_t k0 = 0; k0 < classes; k0 += 4) {
-        int64_t k1 = k0 + 4 < classes ? k0 + 4 : classes;
-        for (int64_t i = 0; i < n; ++i) p.part[i] = 0.0f;
-        for (int64_t k = k0; k < k1; ++k) {
-            float* row = x + k * stride;
-            prefetch_next(a, place, k, n);
-            const float every = share.uniform * weight_of(a, k);
-            const float* own = q + k * stride;
-#pragma omp simd
-            for (int64_t i = 0; i < n; ++i) {
-                float v = row[i];
-                // Nothing but -inf: m - m would be NaN, and it is: such a sample has no softmax.
-                float exponential = exp_nonpositive(v - p.m[i]);
-                p.part[i] += exponential;
-                if constexpr (kShares != Shares::none) {
-                    float share_of_class = kShares == Shares::per_element ? own[i] : every;
-                    float below = share_of_class * (p.m[i] - v);
-                    p.distance[i] += (share_of_class == 0.0f) & (v == -kInfinity) ? 0.0f : below;
-                    if constexpr (kShares == Shares::per_element) p.share_total[i] += share_of_class;
-                }
-                row[i] = exponential;
+    for (int64_t k = 0; k < classes; k += 4) {
+        const int64_t more = classes - k < 4 ? classes - k : 4;
+        if (a.inner == 1) {
+            for (int64_t j = k; j < k + more; ++j) prefetch_next(a, place, j, n);
+        }
+        float* row = x + k * stride;
+        if constexpr (kShares != Shares::none) {
+            for (int64_t j = 0; j < more; ++j) {
+                const float every = share.uniform * weight_of(a, k + j);
+                add_position_shares<kShares>(p, row + j * stride, q + (k + j) * stride, every, n);
             }
+        }
+        switch (a.dtype) {
+            case DType::bfloat16: exps_of_classes<bfloat16>(more, row, stride, p.m, p.part, n, k, place.k_step, next); break;
+            case DType::float16: exps_of_classes<float16>(more, row, stride, p.m, p.part, n, k, place.k_step, next); break;
+            default: exps_of_classes<float>(more, row, stride, p.m, p.part, n, k, place.k_step, next);
         }
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) p.s[i] += p.part[i];
@@ -764,7 +904,7 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
             // As the sum has it: from the same numbers in the same steps.
-            p.of_target[i] = exp_nonpositive(-p.below[i]);
+            p.of_target[i] = exp_of_many(-p.below[i]);
             p.below[i] = (p.c[i] == 0.0f) & (p.below[i] == kInfinity) ? 0.0f : p.below[i];
         }
     }
@@ -812,6 +952,46 @@ inline void finish_class(const Positions& p, const float* e, const float* q, flo
     }
 }
 
+// The gradient of a block of an image from its exponentials x.
+template <class T, Shares kShares>
+inline void finish_images(const ClassArgs& a, const Share& share, const Positions& p, float* x, const float* q,
+                          int64_t stride, int64_t n, const Place& place) {
+    for (int64_t k = 0; k < a.classes; ++k) {
+        const float every = share.uniform * weight_of(a, k);
+        float* e = x + k * stride;
+        T* to = static_cast<T*>(a.grad) + place.at + k * place.k_step;
+        if (is_streamed(a)) {
+            finish_class<float, kShares, true>(p, e, q + k * stride, every, k, e, n);
+            stream_block(e, reinterpret_cast<float*>(to), n);
+        } else {
+            finish_class<T, kShares, true>(p, e, q + k * stride, every, k, to, n);
+        }
+    }
+}
+
+// The same of rows; `linear` has room for it.
+template <Shares kShares>
+inline void finish_short_rows(const ClassArgs& a, const Share& share, const Positions& p, float* x, const float* q,
+                              float* linear, int64_t stride, int64_t n, const Place& place) {
+    const int64_t classes = a.classes;
+    for (int64_t k = 0; k < classes; ++k) {
+        float* e = x + k * stride;
+        finish_class<float, kShares, false>(p, e, q + k * stride, share.uniform * weight_of(a, k), k, e, n);
+    }
+    const bool streamed = is_streamed(a), direct = a.dtype == DType::float32 && !streamed;
+    float* to = direct ? static_cast<float*>(a.grad) + place.at : linear;
+    transpose_out(x, to, n * classes + (direct ? 0 : kTileRoom), n, classes, stride);
+    if constexpr (kShares != Shares::per_element) {
+        // A choice in every class would cost more than this: the block is still in the cache.
+        for (int64_t i = 0; i < n; ++i) to[i * classes + p.target[i]] = p.of_target[i];
+    }
+    if (streamed) {
+        stream_block(linear, static_cast<float*>(a.grad) + place.at, n * classes);
+    } else if (!direct) {
+        store_any(linear, a.grad, a.dtype, place.at, n * classes);
+    }
+}
+
 // Reads class k into x and raises the maxima.
 template <class T>
 inline void load_class(const T* from, float* x, float* m, int64_t n) {
@@ -823,99 +1003,105 @@ inline void load_class(const T* from, float* x, float* m, int64_t n) {
     }
 }
 
-// Where block `chunk` begins, and how many samples it has.
-inline Place place_of(const ClassArgs& a, int64_t chunk, int64_t step, int64_t& n) {
-    if (a.inner == 1) {
-        int64_t first = chunk * step;
-        n = first + step < a.outer ? step : a.outer - first;
-        return {first, first * a.classes, 0};
-    }
-    const int64_t per_outer = (a.inner + step - 1) / step;
-    int64_t begin = chunk % per_outer * step, outer = chunk / per_outer;
-    n = begin + step < a.inner ? step : a.inner - begin;
-    return {outer * a.inner + begin, outer * a.classes * a.inner + begin, a.inner};
+// q of class k of every sample from its class probability.
+inline void position_shares(const ClassArgs& a, const Share& share, float* q, int64_t k, int64_t n) {
+    const float weight = weight_of(a, k);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) q[i] = weight * (share.keep * q[i] + share.uniform);
 }
 
+constexpr int64_t kPositionsHeader = (static_cast<int64_t>(sizeof(Positions) / sizeof(float)) + 15) / 16 * 16;
+
+// The positions of images.
 template <class T, Shares kShares>
-inline void softmax_blocks(const ClassArgs& a) {
-    const int64_t classes = a.classes, step = positions_per_block(a), chunks = class_chunks(a);
-    const bool rows = a.inner == 1;
+inline void softmax_images(const ClassArgs& a) {
+    const int64_t classes = a.classes, step = positions_per_block(a), piece = step * blocks_per_chunk(a);
+    const int64_t per_image = (a.inner + piece - 1) / piece;
     const Share share = share_of(a);
-    // Not a power of two, which would bring all the classes of a tile into the same cache lines.
-    const int64_t stride = step + 16;
-    const int64_t block = classes * stride;
-    for_chunks(chunks, a.threads, [&](int64_t chunk) {
-        const int64_t header = (static_cast<int64_t>(sizeof(Positions) / sizeof(float)) + 15) / 16 * 16;
-        const bool needs_q = kShares == Shares::per_element;
-        Scratch scratch(header + block * (1 + (needs_q ? 1 : 0) + (rows ? 1 : 0)) + kTileRoom);
+    // Not a power of two, which would bring all the classes into the same cache lines.
+    const int64_t stride = step + 16, block = classes * stride;
+    constexpr bool needs_q = kShares == Shares::per_element;
+    for_chunks(class_chunks(a), a.threads, [&](int64_t chunk) {
+        Scratch scratch(kPositionsHeader + 2 * (step + block) + (needs_q ? block : 0));
         Positions& p = *new (scratch.data()) Positions;
-        float* x = scratch.data() + header;
+        float* m[2] = {scratch.data() + kPositionsHeader, scratch.data() + kPositionsHeader + step};
+        float* x[2] = {m[1] + step, m[1] + step + block};
+        float* q = x[1] + block;
+        const int64_t image = chunk / per_image, begin = chunk % per_image * piece;
+        const int64_t end = begin + piece < a.inner ? begin + piece : a.inner;
+        const T* input = static_cast<const T*>(a.input) + image * classes * a.inner;
+        for (int64_t i = 0; i < step; ++i) m[0][i] = -kInfinity;
+        for (int64_t k = 0; k < classes; ++k) {
+            load_class(input + k * a.inner + begin, x[0] + k * stride, m[0], end - begin < step ? end - begin : step);
+        }
+        double sum = 0.0;
+        for (int64_t i = begin, own = 0; i < end; i += step, own = 1 - own) {
+            const int64_t n = end - i < step ? end - i : step, left = end - i - n;
+            const Place place{image * a.inner + i, image * classes * a.inner + i, a.inner};
+            for (int64_t j = 0; j < step; ++j) m[1 - own][j] = -kInfinity;
+            if constexpr (needs_q) {
+                for (int64_t k = 0; k < classes; ++k) {
+                    load_any(a.target, a.dtype, place.at + k * place.k_step, q + k * stride, n);
+                    position_shares(a, share, q + k * stride, k, n);
+                }
+            }
+            p.m = m[own];
+            const NextPositions next{input + i + n, x[1 - own], m[1 - own], left < step ? left : step};
+            sum += softmax_positions<kShares>(a, share, p, x[own], q, stride, n, place, next);
+            if (a.loss_out) store_any(p.part, a.loss_out, a.loss_dtype, place.first, n);
+            if (a.grad) finish_images<T, kShares>(a, share, p, x[own], q, stride, n, place);
+        }
+        if (a.partial) a.partial[chunk] = sum;
+        if (is_streamed(a)) end_of_stream();
+    });
+}
+
+// Rows of few classes.
+template <Shares kShares>
+inline void softmax_short_rows(const ClassArgs& a) {
+    const int64_t classes = a.classes, step = positions_per_block(a);
+    const Share share = share_of(a);
+    const int64_t stride = step + 16, block = classes * stride;
+    constexpr bool needs_q = kShares == Shares::per_element;
+    for_chunks(class_chunks(a), a.threads, [&](int64_t chunk) {
+        Scratch scratch(kPositionsHeader + step + block * (needs_q ? 3 : 2) + kTileRoom);
+        Positions& p = *new (scratch.data()) Positions;
+        float* m = scratch.data() + kPositionsHeader;
+        float* x = m + step;
         float* q = x + block;
         float* linear = needs_q ? q + block : q;
-        int64_t n;
-        const Place place = place_of(a, chunk, step, n);
-        const T* input = static_cast<const T*>(a.input) + place.at;
-        for (int64_t i = 0; i < n; ++i) p.m[i] = -kInfinity;
-        if (rows) {
-            const float* floats = as_floats(a.input, a.dtype, place.at, linear, n * classes);
-            transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), x, n, classes, stride);
-            for (int64_t k = 0; k < classes; ++k) {
-                const float* row = x + k * stride;
-#pragma omp simd
-                for (int64_t i = 0; i < n; ++i) p.m[i] = row[i] > p.m[i] ? row[i] : p.m[i];
-            }
-        } else {
-            for (int64_t k = 0; k < classes; ++k) load_class(input + k * place.k_step, x + k * stride, p.m, n);
-        }
-        if (needs_q) {
-            if (rows) {
-                const float* floats = as_floats(a.target, a.dtype, place.at, linear, n * classes);
-                transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), q, n, classes, stride);
-            }
-            for (int64_t k = 0; k < classes; ++k) {
-                float* row = q + k * stride;
-                if (!rows) load_any(a.target, a.dtype, place.at + k * place.k_step, row, n);
-                const float weight = weight_of(a, k);
-#pragma omp simd
-                for (int64_t i = 0; i < n; ++i) row[i] = weight * (share.keep * row[i] + share.uniform);
-            }
-        }
-        double sum = softmax_positions<kShares>(a, share, p, x, q, stride, n, place);
-        if (a.loss_out) store_any(p.part, a.loss_out, a.loss_dtype, place.first, n);
-        if (a.partial) a.partial[chunk] = sum;
-        if (!a.grad) return;
-        T* grad = static_cast<T*>(a.grad) + place.at;
+        const int64_t first = chunk * step, n = first + step < a.outer ? step : a.outer - first;
+        const Place place{first, first * classes, 0};
+        const float* floats = as_floats(a.input, a.dtype, place.at, linear, n * classes);
+        transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), x, n, classes, stride);
+        for (int64_t i = 0; i < n; ++i) m[i] = -kInfinity;
         for (int64_t k = 0; k < classes; ++k) {
-            const float every = share.uniform * weight_of(a, k);
-            float* e = x + k * stride;
-            if (rows) {
-                finish_class<float, kShares, false>(p, e, q + k * stride, every, k, e, n);
-            } else {
-                constexpr int64_t kAhead = 3;
-                if (k + kAhead < classes) prefetch_write(grad + (k + kAhead) * place.k_step, n * static_cast<int64_t>(sizeof(T)));
-                finish_class<T, kShares, true>(p, e, q + k * stride, every, k, grad + k * place.k_step, n);
-            }
+            const float* row = x + k * stride;
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) m[i] = row[i] > m[i] ? row[i] : m[i];
         }
-        if (rows && a.dtype == DType::float32) {
-            transpose_out(x, static_cast<float*>(a.grad) + place.at, n * classes, n, classes, stride);
-        } else if (rows) {
-            transpose_out(x, linear, n * classes + kTileRoom, n, classes, stride);
-            store_any(linear, a.grad, a.dtype, place.at, n * classes);
+        if constexpr (needs_q) {
+            const float* shares = as_floats(a.target, a.dtype, place.at, linear, n * classes);
+            transpose_in(shares, n * classes + (shares == linear ? kTileRoom : 0), q, n, classes, stride);
+            for (int64_t k = 0; k < classes; ++k) position_shares(a, share, q + k * stride, k, n);
         }
-        if (rows && kShares != Shares::per_element) {
-            // A choice in every class would cost more than this: the block is still in the cache.
-            for (int64_t i = 0; i < n; ++i) store(grad + i * classes + p.target[i], p.of_target[i]);
-        }
+        p.m = m;
+        const double sum = softmax_positions<kShares>(a, share, p, x, q, stride, n, place, NextPositions{});
+        if (a.loss_out) store_any(p.part, a.loss_out, a.loss_dtype, place.first, n);
+        if (a.grad) finish_short_rows<kShares>(a, share, p, x, q, linear, stride, n, place);
+        if (a.partial) a.partial[chunk] = sum;
+        if (is_streamed(a)) end_of_stream();
     });
 }
 
 template <Shares kShares>
 inline void softmax_of(const ClassArgs& a) {
-    if (a.inner == 1 && !transposed(a)) return softmax_rows<kShares>(a);
+    if (transposed(a)) return softmax_short_rows<kShares>(a);
+    if (a.inner == 1) return softmax_rows<kShares>(a);
     switch (a.dtype) {
-        case DType::bfloat16: return softmax_blocks<bfloat16, kShares>(a);
-        case DType::float16: return softmax_blocks<float16, kShares>(a);
-        default: return softmax_blocks<float, kShares>(a);
+        case DType::bfloat16: return softmax_images<bfloat16, kShares>(a);
+        case DType::float16: return softmax_images<float16, kShares>(a);
+        default: return softmax_images<float, kShares>(a);
     }
 }
 
@@ -931,8 +1117,9 @@ inline void nll_typed(const ClassArgs& a) {
     const int64_t samples = a.outer * a.inner, classes = a.classes;
     const int64_t chunks = class_chunks(a);
     // The same chunks as for softmax: their number is known to the caller.
-    const bool positions = a.inner != 1 || transposed(a);
-    const int64_t step = positions ? positions_per_block(a) : rows_per_chunk(a);
+    const int64_t step = a.inner != 1    ? positions_per_block(a) * blocks_per_chunk(a)
+                         : transposed(a) ? positions_per_block(a)
+                                         : rows_per_chunk(a);
     const int64_t per_outer = a.inner != 1 ? (a.inner + step - 1) / step : 1;
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
         int64_t outer = 0, begin, end, first;
