@@ -80,26 +80,29 @@ inline int64_t rows_per_chunk(const ClassArgs& a) {
     return rows < 1 ? 1 : rows;
 }
 
-// Images: how many blocks of positions one has, and how many of them a chunk has. More than one where there are chunks
-// enough all the same: the next block is read while this one is computed.
-inline int64_t blocks_per_image(const ClassArgs& a) {
+// Blocks of positions: how many an image has, or all rows have; and how many of them are in a chunk. More than one where
+// there are chunks enough all the same: a thread reads the next block while it computes one.
+inline int64_t blocks_of_positions(const ClassArgs& a) {
     const int64_t step = positions_per_block(a);
-    return (a.inner + step - 1) / step;
+    return ((a.inner == 1 ? a.outer : a.inner) + step - 1) / step;
 }
 
 inline int64_t blocks_per_chunk(const ClassArgs& a) {
-    const int64_t share = a.outer * blocks_per_image(a) / 32;
+    const int64_t blocks = blocks_of_positions(a) * (a.inner == 1 ? 1 : a.outer), share = blocks / 32;
     return share < 1 ? 1 : share > 8 ? 8 : share;
+}
+
+// How many samples a chunk has; one of images has no samples of two.
+inline int64_t samples_per_chunk(const ClassArgs& a) {
+    if (a.inner == 1 && !transposed(a)) return rows_per_chunk(a);
+    return positions_per_block(a) * blocks_per_chunk(a);
 }
 
 int64_t class_chunks(const ClassArgs& a) {
     // Zero where there are no positions.
-    if (a.inner != 1) {
-        const int64_t step = blocks_per_chunk(a);
-        return a.outer * ((blocks_per_image(a) + step - 1) / step);
-    }
-    int64_t step = transposed(a) ? positions_per_block(a) : rows_per_chunk(a);
-    return (a.outer + step - 1) / step;
+    const int64_t step = samples_per_chunk(a);
+    if (a.inner == 1) return (a.outer + step - 1) / step;
+    return a.outer * ((a.inner + step - 1) / step);
 }
 
 LOSSKIT_INLINE int64_t given_index_at(const ClassArgs& a, int64_t sample) {
@@ -704,9 +707,11 @@ inline void gather_positions(const ClassArgs& a, const Share& share, Positions& 
         p.c[i] = p.counts[i] ? keep : 0.0f;
         p.target_share[i] = share.uniform;
     }
-    for (int64_t i = 0; i < n; ++i) p.below[i] = x[p.target[i] * stride + i];
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) p.below[i] = p.counts[i] ? p.m[i] - p.below[i] : 0.0f;
+    for (int64_t i = 0; i < n; ++i) {
+        // By its bits: a select is a branch here.
+        float below = p.m[i] - x[p.target[i] * stride + i];
+        p.below[i] = float_of(bits_of(below) & (0u - static_cast<uint32_t>(p.counts[i])));
+    }
     if (a.weight) {
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
@@ -1015,7 +1020,7 @@ constexpr int64_t kPositionsHeader = (static_cast<int64_t>(sizeof(Positions) / s
 // The positions of images.
 template <class T, Shares kShares>
 inline void softmax_images(const ClassArgs& a) {
-    const int64_t classes = a.classes, step = positions_per_block(a), piece = step * blocks_per_chunk(a);
+    const int64_t classes = a.classes, step = positions_per_block(a), piece = samples_per_chunk(a);
     const int64_t per_image = (a.inner + piece - 1) / piece;
     const Share share = share_of(a);
     // Not a power of two, which would bring all the classes into the same cache lines.
@@ -1059,7 +1064,7 @@ inline void softmax_images(const ClassArgs& a) {
 // Rows of few classes.
 template <Shares kShares>
 inline void softmax_short_rows(const ClassArgs& a) {
-    const int64_t classes = a.classes, step = positions_per_block(a);
+    const int64_t classes = a.classes, step = positions_per_block(a), piece = samples_per_chunk(a);
     const Share share = share_of(a);
     const int64_t stride = step + 16, block = classes * stride;
     constexpr bool needs_q = kShares == Shares::per_element;
@@ -1070,25 +1075,29 @@ inline void softmax_short_rows(const ClassArgs& a) {
         float* x = m + step;
         float* q = x + block;
         float* linear = needs_q ? q + block : q;
-        const int64_t first = chunk * step, n = first + step < a.outer ? step : a.outer - first;
-        const Place place{first, first * classes, 0};
-        const float* floats = as_floats(a.input, a.dtype, place.at, linear, n * classes);
-        transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), x, n, classes, stride);
-        for (int64_t i = 0; i < n; ++i) m[i] = -kInfinity;
-        for (int64_t k = 0; k < classes; ++k) {
-            const float* row = x + k * stride;
-#pragma omp simd
-            for (int64_t i = 0; i < n; ++i) m[i] = row[i] > m[i] ? row[i] : m[i];
-        }
-        if constexpr (needs_q) {
-            const float* shares = as_floats(a.target, a.dtype, place.at, linear, n * classes);
-            transpose_in(shares, n * classes + (shares == linear ? kTileRoom : 0), q, n, classes, stride);
-            for (int64_t k = 0; k < classes; ++k) position_shares(a, share, q + k * stride, k, n);
-        }
         p.m = m;
-        const double sum = softmax_positions<kShares>(a, share, p, x, q, stride, n, place, NextPositions{});
-        if (a.loss_out) store_any(p.part, a.loss_out, a.loss_dtype, place.first, n);
-        if (a.grad) finish_short_rows<kShares>(a, share, p, x, q, linear, stride, n, place);
+        double sum = 0.0;
+        const int64_t end = (chunk + 1) * piece < a.outer ? (chunk + 1) * piece : a.outer;
+        for (int64_t first = chunk * piece; first < end; first += step) {
+            const int64_t n = end - first < step ? end - first : step;
+            const Place place{first, first * classes, 0};
+            const float* floats = as_floats(a.input, a.dtype, place.at, linear, n * classes);
+            transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), x, n, classes, stride);
+            for (int64_t i = 0; i < n; ++i) m[i] = -kInfinity;
+            for (int64_t k = 0; k < classes; ++k) {
+                const float* row = x + k * stride;
+#pragma omp simd
+                for (int64_t i = 0; i < n; ++i) m[i] = row[i] > m[i] ? row[i] : m[i];
+            }
+            if constexpr (needs_q) {
+                const float* shares = as_floats(a.target, a.dtype, place.at, linear, n * classes);
+                transpose_in(shares, n * classes + (shares == linear ? kTileRoom : 0), q, n, classes, stride);
+                for (int64_t k = 0; k < classes; ++k) position_shares(a, share, q + k * stride, k, n);
+            }
+            sum += softmax_positions<kShares>(a, share, p, x, q, stride, n, place, NextPositions{});
+            if (a.loss_out) store_any(p.part, a.loss_out, a.loss_dtype, first, n);
+            if (a.grad) finish_short_rows<kShares>(a, share, p, x, q, linear, stride, n, place);
+        }
         if (a.partial) a.partial[chunk] = sum;
         if (is_streamed(a)) end_of_stream();
     });
@@ -1117,9 +1126,7 @@ inline void nll_typed(const ClassArgs& a) {
     const int64_t samples = a.outer * a.inner, classes = a.classes;
     const int64_t chunks = class_chunks(a);
     // The same chunks as for softmax: their number is known to the caller.
-    const int64_t step = a.inner != 1    ? positions_per_block(a) * blocks_per_chunk(a)
-                         : transposed(a) ? positions_per_block(a)
-                                         : rows_per_chunk(a);
+    const int64_t step = samples_per_chunk(a);
     const int64_t per_outer = a.inner != 1 ? (a.inner + step - 1) / step : 1;
     for_chunks(chunks, a.threads, [&](int64_t chunk) {
         int64_t outer = 0, begin, end, first;
