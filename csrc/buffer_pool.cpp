@@ -13,16 +13,29 @@ namespace {
 
 constexpr size_t kHuge = size_t{2} << 20;
 
+// Buffers taken and given back since a buffer became idle, after which the system may have its pages. At once would cost
+// a training loop, which takes the same buffer again at its next step, as much as writing a part of it.
+constexpr uint64_t kPatience = 16;
+
 uint64_t default_limit() {
     long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGE_SIZE);
-    // A quarter of the machine. Idle pages can be reclaimed, so this bounds address space more than memory.
+    // A quarter of the machine. What is idle for long can be reclaimed, so this bounds address space more than memory.
     return pages > 0 && size > 0 ? static_cast<uint64_t>(pages) * static_cast<uint64_t>(size) / 4 : uint64_t{4} << 30;
 }
+
+struct Idle {
+    Buffer buffer;
+    uint64_t since;
+    // Whether the system may have its pages.
+    bool offered;
+};
 
 struct Pool {
     std::mutex mutex;
     // Longest idle first.
-    std::vector<Buffer> idle;
+    std::vector<Idle> idle;
+    // Buffers taken and given back.
+    uint64_t clock = 0;
     PoolStats stats{0, 0, 0, default_limit(), 0, 0};
 };
 
@@ -55,11 +68,23 @@ void* map(size_t capacity) {
 void trim(Pool& p, uint64_t limit) {
     size_t gone = 0;
     while (p.stats.cached_bytes > limit && gone < p.idle.size()) {
-        munmap(p.idle[gone].data, p.idle[gone].capacity);
-        p.stats.cached_bytes -= p.idle[gone].capacity;
+        const Buffer& buffer = p.idle[gone].buffer;
+        munmap(buffer.data, buffer.capacity);
+        p.stats.cached_bytes -= buffer.capacity;
         ++gone;
     }
     p.idle.erase(p.idle.begin(), p.idle.begin() + static_cast<std::ptrdiff_t>(gone));
+}
+
+// What has been idle for long goes to the system where it needs memory.
+void offer(Pool& p) {
+#ifdef MADV_FREE
+    for (Idle& idle : p.idle) {
+        if (p.clock - idle.since < kPatience) return;
+        if (!idle.offered && idle.buffer.capacity >= kHuge) madvise(idle.buffer.data, idle.buffer.capacity, MADV_FREE);
+        idle.offered = true;
+    }
+#endif
 }
 
 }  // namespace
@@ -69,16 +94,18 @@ Buffer acquire_buffer(size_t bytes) {
     Pool& p = pool();
     {
         std::lock_guard<std::mutex> lock(p.mutex);
+        ++p.clock;
         size_t best = p.idle.size();
         // From the most recently used: of equal sizes, that one is still in the cache.
         for (size_t i = p.idle.size(); i-- > 0;) {
-            size_t capacity = p.idle[i].capacity;
-            if (capacity >= need && capacity <= need + need / 4 && (best == p.idle.size() || capacity < p.idle[best].capacity)) {
+            size_t capacity = p.idle[i].buffer.capacity;
+            if (capacity >= need && capacity <= need + need / 4 &&
+                (best == p.idle.size() || capacity < p.idle[best].buffer.capacity)) {
                 best = i;
             }
         }
         if (best < p.idle.size()) {
-            Buffer found = p.idle[best];
+            Buffer found = p.idle[best].buffer;
             p.idle.erase(p.idle.begin() + static_cast<std::ptrdiff_t>(best));
             p.stats.cached_bytes -= found.capacity;
             p.stats.active_bytes += found.capacity;
@@ -102,15 +129,13 @@ Buffer acquire_buffer(size_t bytes) {
 }
 
 void release_buffer(Buffer buffer) {
-#ifdef MADV_FREE
-    if (buffer.capacity >= kHuge) madvise(buffer.data, buffer.capacity, MADV_FREE);
-#endif
     Pool& p = pool();
     std::lock_guard<std::mutex> lock(p.mutex);
     p.stats.active_bytes -= buffer.capacity;
     p.stats.cached_bytes += buffer.capacity;
-    p.idle.push_back(buffer);
+    p.idle.push_back({buffer, ++p.clock, false});
     trim(p, p.stats.limit_bytes);
+    offer(p);
 }
 
 void empty_cache() {

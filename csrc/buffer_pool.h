@@ -3,8 +3,8 @@
 // A. For 64 KiB and more; what is smaller, the C library hands out well.
 // B. Buffers are mapped, and on release kept for the next call: a fresh mapping costs the zeroing of its pages, which
 //    for the gradient of a large batch of logits is most of what PyTorch's cross entropy spends. From 2 MiB on they are
-//    aligned and marked for huge pages, and what lies idle is marked MADV_FREE: the kernel may take the pages when it
-//    is short of memory, and a page that is still there costs nothing to write again.
+//    aligned and marked for huge pages, and what lies idle while many other buffers come and go is marked MADV_FREE: the
+//    kernel may take the pages when it is short of memory.
 // C. What lies idle is capped; the buffer that has waited longest goes first.
 #pragma once
 
