@@ -25,9 +25,9 @@ namespace losskit::LOSSKIT_ISA {
 namespace {
 
 constexpr int64_t kRowBlock = 1024;
-// Samples side by side: of rows, as many as stay in the first-level cache; of images more, because of classes that lie
-// far apart memory gives long pieces sooner.
-constexpr int64_t kRowsAside = 128, kPositions = 512;
+// Samples side by side: as many as stay in the first-level cache; of large images more, because of classes that lie far
+// apart memory gives long pieces sooner.
+constexpr int64_t kFewPositions = 128, kPositions = 1024;
 // Rows of fewer classes are transposed: what a row costs once (logarithm, division, sums across a vector, the remainder)
 // is then paid in vectors of rows. From here on the row kernel is as fast.
 constexpr int64_t kFewClasses = 256;
@@ -64,9 +64,13 @@ inline bool transposed(const ClassArgs& a) {
 }
 
 inline int64_t positions_per_block(const ClassArgs& a) {
+    int64_t most = kFewPositions;
+    if (a.inner != 1) {
+        const int64_t sixteenth = a.outer * a.inner / 256 * 16;
+        most = sixteenth < kFewPositions ? kFewPositions : sixteenth > kPositions ? kPositions : sixteenth;
+    }
     // The exponentials of a block, and what else is laid out as they are, should stay in the second-level cache.
-    const int64_t most = a.inner == 1 ? kRowsAside : kPositions;
-    int64_t fit = 65536 / (a.classes > 0 ? a.classes : 1) / 16 * 16;
+    int64_t fit = 32768 / (a.classes > 0 ? a.classes : 1) / 16 * 16;
     return fit > most ? most : fit < 64 ? 64 : fit;
 }
 
