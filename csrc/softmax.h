@@ -732,7 +732,7 @@ struct Place {
 };
 
 // The block of an image after the one that is computed: `n` samples from `from` on, of which class k goes to
-// to[k * stride + i], and the maxima to `m`. No more than the block that is computed has.
+// to[k * stride + i], and the maxima to `m`. No more than the block that is computed has; none where n is 0.
 struct NextPositions {
     const void* from;
     float *to, *m;
@@ -836,8 +836,8 @@ inline void exps_of_classes(float* x, int64_t stride, const float* m, float* sum
 template <class T>
 __attribute__((noinline)) void exps_of_classes(int64_t count, float* x, int64_t stride, const float* m, float* sum, int64_t n,
                                                int64_t k, int64_t from_step, const NextPositions& next) {
-    const T* from = next.n ? static_cast<const T*>(next.from) + k * from_step : nullptr;
-    float* to = next.n ? next.to + k * stride : nullptr;
+    const T* from = static_cast<const T*>(next.from) + k * from_step;
+    float* to = next.to + k * stride;
     switch (count) {
         case 1: return exps_of_classes<T, 1>(x, stride, m, sum, n, from, from_step, to, next.m, next.n);
         case 2: return exps_of_classes<T, 2>(x, stride, m, sum, n, from, from_step, to, next.m, next.n);
@@ -1098,7 +1098,7 @@ inline void softmax_short_rows(const ClassArgs& a) {
                 transpose_in(shares, n * classes + (shares == linear ? kTileRoom : 0), q, n, classes, stride);
                 for (int64_t k = 0; k < classes; ++k) position_shares(a, share, q + k * stride, k, n);
             }
-            sum += softmax_positions<kShares>(a, share, p, x, q, stride, n, place, NextPositions{});
+            sum += softmax_positions<kShares>(a, share, p, x, q, stride, n, place, {a.input, x, m, 0});
             if (a.loss_out) store_any(p.part, a.loss_out, a.loss_dtype, first, n);
             if (a.grad) finish_short_rows<kShares>(a, share, p, x, q, linear, stride, n, place);
         }

@@ -243,6 +243,8 @@ def long_calls() -> Iterator[tuple[str, Case, Call]]:
         shapes: tuple[tuple[int, ...], ...] = ((100_003,), (1,))
         if case.classes:
             shapes = ((512, 300), (20, 5000), (2, 21, 40, 40), (20_000, 10), (7, 1024), (7, 1025))
+            # Images that a thread takes more than one block of.
+            shapes = (*shapes, (2, 3, 200, 201))
         elif case.rows:
             shapes = ((512, 300), (20_000, 10), (7, 1025), (100_003,))
         for variant in case.variants:
@@ -380,7 +382,8 @@ def test_conversion_of_a_reduced_loss(half: torch.dtype) -> None:
 
 # The same everywhere.
 
-THREADED = {"pointwise": (70_001,), "rows": (150, 1000), "few classes": (30_000, 7), "images": (3, 21, 40, 41)}
+THREADED = {"pointwise": (70_001,), "rows": (150, 1000), "few classes": (30_000, 7), "images": (3, 21, 40, 41),
+            "large images": (2, 3, 200, 201)}  # fmt: skip
 
 
 @needs_kernels
@@ -401,6 +404,51 @@ def test_thread_count_changes_no_bit(case: Case, variant: str, dtype: torch.dtyp
             for other in results[1:]:
                 assert_same_bits(other[0], results[0][0])
                 assert_same_bits(other[1], results[0][1])
+
+
+# So large that gradients go around the caches.
+STREAMED = [
+    *[(name, (8_400_001,)) for name in ("l1_loss", "mse_loss", "huber_loss", "binary_cross_entropy_with_logits")],
+    ("cross_entropy", (840_001, 10)),
+    ("cross_entropy", (3, 7, 633, 634)),
+]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("name", "shape"), STREAMED)
+def test_size_changes_no_bit(name: str, shape: tuple[int, ...]) -> None:
+    """The same as in parts that stay in the caches."""
+    case = BY_NAME[name]
+    call = case.make("plain", shape, torch.float32).leaves()
+    for reduction in ("sum", "none"):
+        loss = call.run(case.function, reduction=reduction, backend="cpu")
+        (gradient,) = torch.autograd.grad(loss.sum(), call.input)
+        cut = shape[0] // 3
+        for begin in range(0, shape[0], cut):
+            here = slice(begin, begin + cut)
+            part = replace(call, input=call.input.detach()[here], target=call.target[here]).leaves()
+            own = part.run(case.function, reduction=reduction, backend="cpu")
+            assert_same_bits(torch.autograd.grad(own.sum(), part.input)[0], gradient[here])
+            if reduction == "none":
+                assert_same_bits(own, loss[here])
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("variant", BY_NAME["cross_entropy"].variants)
+def test_images_of_several_blocks(variant: str, dtype: torch.dtype) -> None:
+    """A block is read while the one before it is computed; images of one block have nothing of the kind."""
+    case = BY_NAME["cross_entropy"]
+    call = case.make(variant, (2, 3, 200, 201), dtype).leaves()
+    loss = call.run(case.function, reduction="none", backend="cpu")
+    (gradient,) = torch.autograd.grad(loss.sum(), call.input)
+    wide = call.wide().leaves()
+    if wide.target.dtype == torch.uint8:
+        wide = replace(wide, target=wide.target.long())
+    exact = wide.run(case.torch_function, reduction="none")
+    (true,) = torch.autograd.grad(exact.sum(), wide.input)
+    assert_as_exact(loss, exact)
+    assert_gradient_as_exact(case, call, gradient, true)
 
 
 @needs_kernels

@@ -267,7 +267,7 @@ for dtype, reduction in itertools.product(dtypes, reductions):
 
     for shape in ((0, 3), (1, 1), (1, 2), (3, 7), (63, 5), (65, 1), (2, 507), (5, 1030), (40, 1000), (1, 70001),
                   (4000, 10), (2, 3, 0), (2, 3, 1), (0, 3, 4), (2, 21, 33), (1, 3, 513), (2, 5, 7, 9), (1, 21, 40, 43),
-                  (3, 2, 2, 2, 2)):
+                  (3, 2, 2, 2, 2), (2, 3, 200, 201)):
         classes = shape[1]
         t = torch.randint(classes, (shape[0], *shape[2:]))
         for x in layouts(torch.randn(shape).to(dtype)):
@@ -293,6 +293,12 @@ for dtype, reduction in itertools.product(dtypes, reductions):
             if reduction != "none" and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
                 logits = x.detach().requires_grad_() + 0
                 L.cross_entropy(logits, t, reduction=reduction, inplace_backward=True, label_smoothing=0.1).backward()
+
+# So large that gradients go around the caches.
+y = torch.rand(8_400_001)
+run(L.mse_loss, torch.rand(8_400_001), y, reduction="sum")
+for shape in ((840_001, 10), (3, 7, 633, 634)):
+    run(L.cross_entropy, torch.randn(shape), torch.randint(7, (shape[0], *shape[2:])), reduction="sum")
 print("end")
 """
 
