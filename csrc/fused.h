@@ -25,14 +25,16 @@ struct SoftMargin {
     static constexpr bool corners = false;
     static constexpr bool bounded = false;
 
-    // log(1 + exp(-y x))
-    LOSSKIT_INLINE static void eval(float x, float y, float, float, float, float& value, float& dx, float&, float&) {
+    // log(1 + exp(-y x)), from exp(-|y x|).
+    LOSSKIT_INLINE static float first(float x, float y) { return exp_nonpositive(-__builtin_fabsf(y * x)); }
+    LOSSKIT_INLINE static void rest(float x, float y, float e, float& value, float& dx) {
         float t = -y * x;
-        float a = t < 0.0f ? t : -t;
-        float e = exp_nonpositive(a);
         value = (t > 0.0f ? t : 0.0f) + log1p_unit(e);
         float reciprocal = 1.0f / (1.0f + e);
         dx = -y * (t > 0.0f ? reciprocal : e * reciprocal);
+    }
+    LOSSKIT_INLINE static void eval(float x, float y, float, float, float, float& value, float& dx, float&, float&) {
+        rest(x, y, first(x, y), value, dx);
     }
 };
 
@@ -143,6 +145,13 @@ struct GaussianNll {
 // What a loop writes: gradients and the sum of the losses, the losses, or gradients of a grad_output.
 enum class Out { sum, each, of_each };
 
+// Losses of so many operations that a loop of their own is faster for the first of them: in a single one the next element
+// is too far ahead for the processor to begin with.
+template <class Loss>
+constexpr bool kStaged = false;
+template <>
+constexpr bool kStaged<SoftMargin> = true;
+
 struct LeanTensors {
     const float* x[kMaxTensors];
     float* grads[kMaxTensors];
@@ -168,13 +177,22 @@ __attribute__((noinline)) double lean_block_of(const LeanTensors& lean, const fl
     float values[kOut == Out::sum ? kFusedBlock : 1];
     float* loss = kOut == Out::each ? lean.loss + begin : values;
     const float p = parameters[0], q = parameters[1];
+    float firsts[kStaged<Loss> ? kFusedBlock : 1];
+    if constexpr (kStaged<Loss>) {
+#pragma omp simd
+        for (int64_t i = 0; i < n; ++i) firsts[i] = Loss::first(x0[i], x1[i]);
+    }
     int outside = 0;
 #pragma omp simd reduction(| : outside)
     for (int64_t i = 0; i < n; ++i) {
         float y = 0.0f, z = 0.0f, value, dx, dy, dz;
         if constexpr (second) y = x1[i];
         if constexpr (third) z = x2[i];
-        Loss::eval(x0[i], y, z, p, q, value, dx, dy, dz);
+        if constexpr (kStaged<Loss>) {
+            Loss::rest(x0[i], y, firsts[i], value, dx);
+        } else {
+            Loss::eval(x0[i], y, z, p, q, value, dx, dy, dz);
+        }
         if constexpr (kOut != Out::of_each) loss[i] = value;
         float factor = scale;
         if constexpr (kOut == Out::of_each) factor *= upstream[i];

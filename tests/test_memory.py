@@ -205,6 +205,41 @@ class TestPool:
         assert losskit.memory_stats()["active_bytes"] == before
 
 
+SMAPS = Path("/proc/self/smaps")
+IDLE = """
+import re, torch
+import losskit.functional as L
+
+def offered():
+    with open("/proc/self/smaps") as file:
+        return sum(int(kilobytes) for kilobytes in re.findall(r"^LazyFree: +(\\d+) kB", file.read(), re.M))
+
+def use(elements):
+    input = torch.randn(elements, requires_grad=True)
+    L.mse_loss(input, torch.zeros(elements)).backward()
+
+use(4 << 20)
+print(offered())
+use(4 << 20)
+print(offered())
+for _ in range(20):
+    use(100_000)
+print(offered())
+use(4 << 20)
+print(offered())
+"""
+
+
+@needs_kernels
+@pytest.mark.skipif(not SMAPS.exists() or "LazyFree" not in SMAPS.read_text(), reason="this system does not tell")
+def test_pages_that_were_idle_for_long_are_offered_to_the_system() -> None:
+    """Not those of a loop, which takes the same buffer again at its next step."""
+    first, loop, long_idle, again = map(int, output_of(IDLE).split())
+    assert (first, loop, again) == (0, 0, 0)
+    # Less where the system has taken some already.
+    assert 0 < long_idle <= 16 * KIB
+
+
 def test_statistics_are_whole_numbers() -> None:
     stats = losskit.memory_stats()
     assert sorted(stats) == ["active_bytes", "cached_bytes", "hits", "limit_bytes", "misses", "peak_active_bytes"]
