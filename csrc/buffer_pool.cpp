@@ -76,12 +76,16 @@ void trim(Pool& p, uint64_t limit) {
     p.idle.erase(p.idle.begin(), p.idle.begin() + static_cast<std::ptrdiff_t>(gone));
 }
 
-// What has been idle for long goes to the system where it needs memory.
+// What has been idle for long goes to the system where it needs memory, and what is more than a quarter of the limit.
 void offer(Pool& p) {
 #ifdef MADV_FREE
-    for (Idle& idle : p.idle) {
-        if (p.clock - idle.since < kPatience) return;
-        if (!idle.offered && idle.buffer.capacity >= kHuge) madvise(idle.buffer.data, idle.buffer.capacity, MADV_FREE);
+    uint64_t kept = 0;
+    for (size_t i = p.idle.size(); i-- > 0;) {
+        Idle& idle = p.idle[i];
+        if (idle.offered) continue;
+        kept += idle.buffer.capacity;
+        if (p.clock - idle.since < kPatience && kept <= p.stats.limit_bytes / 4) continue;
+        if (idle.buffer.capacity >= kHuge) madvise(idle.buffer.data, idle.buffer.capacity, MADV_FREE);
         idle.offered = true;
     }
 #endif

@@ -37,42 +37,43 @@ constexpr float kNaN = __builtin_nanf("");
 constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
 
 // A. exp(x) = 2^n * exp(r), n = round(x / ln 2), |r| <= ln(2) / 2.
+// Adding 1.5 * 2^23 leaves the nearest integer in the low bits; a libm rintf does not vectorise on baseline x86-64. And 127
+// more, so that shifted to the exponent these bits are 2^n. It is multiplied and not added to the exponent: a NaN stays one.
+constexpr float kRound = 12582912.0f + 127.0f;
+// Below this exp(x) is no normal number.
+constexpr float kLeastExponent = -87.33654f;
+// (exp(r) - 1 - r) / r^2
+constexpr float kExp2 = 0.49999994f, kExp3 = 0.166665211f, kExp4 = 0.0416682623f, kExp5 = 0.00836867001f, kExp6 = 0.00138209877f;
+
 LOSSKIT_INLINE float exp_nonpositive(float x) {
-    // Adding 1.5 * 2^23 leaves the nearest integer in the low bits; a libm rintf does not vectorise on baseline x86-64.
-    constexpr float kMagic = 12582912.0f;
-    float shifted = x * 1.44269504f + kMagic;
-    float n = shifted - kMagic;
+    float shifted = x * 1.44269504f + kRound;
+    float n = shifted - kRound;
     // r = near + rest; near is exact, because the first part of ln 2 has few bits.
     float near = x - n * kLn2High, rest = n * -kLn2Low;
     float r = near + rest;
-    // (exp(r) - 1 - r) / r^2
     float square = r * r;
-    float p = (0.49999994f + 0.166665211f * r) + square * ((0.0416682623f + 0.00836867001f * r) + square * 0.00138209877f);
+    float p = (kExp2 + kExp3 * r) + square * ((kExp4 + kExp5 * r) + square * kExp6);
     // 1 + near and what rounding it loses.
     float sum = 1.0f + near, lost = (near - (sum - 1.0f)) + rest;
-    float y = sum + (p * square + lost);
-    // What kMagic adds to the bits is shifted out.
-    float result = float_of(bits_of(y) + (bits_of(shifted) << 23));
-    // Below the smallest normal number: 0. A comparison with NaN is false, so NaN stays.
-    return x < -87.33654f ? 0.0f : result;
+    float result = (sum + (p * square + lost)) * float_of(bits_of(shifted) << 23);
+    // A comparison with NaN is false.
+    return x < kLeastExponent ? 0.0f : result;
 }
 
-// For sums of many exponentials, whose time is that of these operations.
+// For sums of many exponentials, whose time is that of these operations. One chain: the next element has one of its own.
 LOSSKIT_INLINE float exp_of_many(float x) {
-    constexpr float kMagic = 12582912.0f;
-    float shifted = x * 1.44269504f + kMagic;
-    float n = shifted - kMagic;
+    float shifted = x * 1.44269504f + kRound;
+    float n = shifted - kRound;
     float r = (x - n * kLn2High) - n * kLn2Low;
-    // (exp(r) - 1 - r) / r^2 as above, and then exp(r): one chain, since the next element has one of its own.
-    float p = 0.00138209877f;
-    p = p * r + 0.00836867001f;
-    p = p * r + 0.0416682623f;
-    p = p * r + 0.166665211f;
-    p = p * r + 0.49999994f;
+    float p = kExp6;
+    p = p * r + kExp5;
+    p = p * r + kExp4;
+    p = p * r + kExp3;
+    p = p * r + kExp2;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    float result = float_of(bits_of(p) + (bits_of(shifted) << 23));
-    return x < -87.33654f ? 0.0f : result;
+    float result = p * float_of(bits_of(shifted) << 23);
+    return x < kLeastExponent ? 0.0f : result;
 }
 
 // B. log(1 + f) for 1 + f in [2/3, 4/3], plus e * ln 2.

@@ -6,8 +6,8 @@
 //    digits of log s that a large m pushes out.
 // B. Rows (classes contiguous): one pass. Each block of 1024 is shifted by its own maximum and its exponentials are
 //    stored where the gradient goes; when the row is known, they are rescaled while they are still in the cache.
-// C. Positions (classes apart, as in images, and rows of few classes after a transpose in the cache): the same for up to
-//    128 samples side by side.
+// C. Positions (classes apart, as in images, and rows of few classes after a transpose in the cache): the same for many
+//    samples side by side.
 // D. Negative log-likelihood: no softmax.
 // E. Rows as in B, of scores that are scaled or capped first, or of which more is asked than the loss.
 //
@@ -66,12 +66,15 @@ inline bool transposed(const ClassArgs& a) {
 inline int64_t positions_per_block(const ClassArgs& a) {
     int64_t most = kFewPositions;
     if (a.inner != 1) {
-        const int64_t sixteenth = a.outer * a.inner / 256 * 16;
-        most = sixteenth < kFewPositions ? kFewPositions : sixteenth > kPositions ? kPositions : sixteenth;
+        // Blocks enough for many threads, and none of more than an image; whole vectors.
+        const int64_t share = a.outer * a.inner / 128 / 16 * 16, image = (a.inner + 15) / 16 * 16;
+        most = share < most ? most : share > kPositions ? kPositions : share;
+        most = most > image ? image : most;
     }
     // The exponentials of a block, and what else is laid out as they are, should stay in the second-level cache.
     int64_t fit = 32768 / (a.classes > 0 ? a.classes : 1) / 16 * 16;
-    return fit > most ? most : fit < 64 ? 64 : fit;
+    fit = fit < 64 ? 64 : fit;
+    return fit > most ? most : fit;
 }
 
 inline bool is_streamed(const ClassArgs& a) {
@@ -92,7 +95,7 @@ inline int64_t blocks_of_positions(const ClassArgs& a) {
 }
 
 inline int64_t blocks_per_chunk(const ClassArgs& a) {
-    const int64_t blocks = blocks_of_positions(a) * (a.inner == 1 ? 1 : a.outer), share = blocks / 32;
+    const int64_t blocks = blocks_of_positions(a) * (a.inner == 1 ? 1 : a.outer), share = blocks / 128;
     return share < 1 ? 1 : share > 8 ? 8 : share;
 }
 
@@ -969,12 +972,14 @@ inline void finish_images(const ClassArgs& a, const Share& share, const Position
         const float every = share.uniform * weight_of(a, k);
         float* e = x + k * stride;
         T* to = static_cast<T*>(a.grad) + place.at + k * place.k_step;
-        if (is_streamed(a)) {
-            finish_class<float, kShares, true>(p, e, q + k * stride, every, k, e, n);
-            stream_block(e, reinterpret_cast<float*>(to), n);
-        } else {
-            finish_class<T, kShares, true>(p, e, q + k * stride, every, k, to, n);
+        if constexpr (sizeof(T) == sizeof(float)) {
+            if (is_streamed(a)) {
+                finish_class<T, kShares, true>(p, e, q + k * stride, every, k, e, n);
+                stream_block(e, to, n);
+                continue;
+            }
         }
+        finish_class<T, kShares, true>(p, e, q + k * stride, every, k, to, n);
     }
 }
 
@@ -1035,7 +1040,7 @@ inline void softmax_images(const ClassArgs& a) {
         Positions& p = *new (scratch.data()) Positions;
         float* m[2] = {scratch.data() + kPositionsHeader, scratch.data() + kPositionsHeader + step};
         float* x[2] = {m[1] + step, m[1] + step + block};
-        float* q = x[1] + block;
+        float* q = needs_q ? x[1] + block : x[0];
         const int64_t image = chunk / per_image, begin = chunk % per_image * piece;
         const int64_t end = begin + piece < a.inner ? begin + piece : a.inner;
         const T* input = static_cast<const T*>(a.input) + image * classes * a.inner;
@@ -1077,8 +1082,8 @@ inline void softmax_short_rows(const ClassArgs& a) {
         Positions& p = *new (scratch.data()) Positions;
         float* m = scratch.data() + kPositionsHeader;
         float* x = m + step;
-        float* q = x + block;
-        float* linear = needs_q ? q + block : q;
+        float* linear = x + block;
+        float* q = needs_q ? linear + block : x;
         p.m = m;
         double sum = 0.0;
         const int64_t end = (chunk + 1) * piece < a.outer ? (chunk + 1) * piece : a.outer;

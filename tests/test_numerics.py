@@ -406,6 +406,31 @@ def test_thread_count_changes_no_bit(case: Case, variant: str, dtype: torch.dtyp
                 assert_same_bits(other[1], results[0][1])
 
 
+# A NaN has 2²³ − 1 patterns of bits and a sign; memory that was never written is often full of ones.
+NANS = (0x7FC00000, 0x7FC00001, 0x7FFFFFFF, 0xFFFFFFFF, 0xFF800001, 0x7F800001)
+
+
+@needs_kernels
+@pytest.mark.parametrize("case", [case for case in CASES if case.any_input], ids=lambda case: case.name)
+def test_every_nan_stays_one(case: Case) -> None:
+    for shape in ((3, 5), (3, 300), (2, 3, 7)):
+        if case.rows and len(shape) > 2:
+            continue
+        results = []
+        for bits in NANS:
+            call = case.make("plain", shape, torch.float32)
+            values = call.input.clone()
+            values.view(torch.int32)[0] = bits if bits < 1 << 31 else bits - (1 << 32)
+            call = replace(call, input=values).leaves()
+            loss = call.run(case.function, reduction="none", backend="cpu")
+            (gradient,) = torch.autograd.grad(loss.sum(), call.input)
+            results.append((loss.isnan(), gradient.isnan()))
+        assert bool(results[0][0].any())
+        for loss, gradient in results[1:]:
+            assert torch.equal(loss, results[0][0])
+            assert torch.equal(gradient, results[0][1])
+
+
 # So large that gradients go around the caches.
 STREAMED = [
     *[(name, (8_400_001,)) for name in ("l1_loss", "mse_loss", "huber_loss", "binary_cross_entropy_with_logits")],
