@@ -243,8 +243,8 @@ def long_calls() -> Iterator[tuple[str, Case, Call]]:
         shapes: tuple[tuple[int, ...], ...] = ((100_003,), (1,))
         if case.classes:
             shapes = ((512, 300), (20, 5000), (2, 21, 40, 40), (20_000, 10), (7, 1024), (7, 1025))
-            # Images that a thread takes more than one block of.
-            shapes = (*shapes, (2, 3, 200, 201))
+            # Rows and images that a thread takes more than one block of at a time.
+            shapes = (*shapes, (40_000, 3), (2, 3, 363, 362))
         elif case.rows:
             shapes = ((512, 300), (20_000, 10), (7, 1025), (100_003,))
         for variant in case.variants:
@@ -382,8 +382,8 @@ def test_conversion_of_a_reduced_loss(half: torch.dtype) -> None:
 
 # The same everywhere.
 
-THREADED = {"pointwise": (70_001,), "rows": (150, 1000), "few classes": (30_000, 7), "images": (3, 21, 40, 41),
-            "large images": (2, 3, 200, 201)}  # fmt: skip
+THREADED = {"pointwise": (70_001,), "rows": (150, 1000), "few classes": (40_000, 7), "images": (3, 21, 40, 41),
+            "large images": (2, 3, 363, 362)}  # fmt: skip
 
 
 @needs_kernels
@@ -464,7 +464,7 @@ def test_size_changes_no_bit(name: str, shape: tuple[int, ...]) -> None:
 def test_images_of_several_blocks(variant: str, dtype: torch.dtype) -> None:
     """A block is read while the one before it is computed; images of one block have nothing of the kind."""
     case = BY_NAME["cross_entropy"]
-    call = case.make(variant, (2, 3, 200, 201), dtype).leaves()
+    call = case.make(variant, (2, 3, 363, 362), dtype).leaves()
     loss = call.run(case.function, reduction="none", backend="cpu")
     (gradient,) = torch.autograd.grad(loss.sum(), call.input)
     wide = call.wide().leaves()
