@@ -289,6 +289,8 @@ void transpose_out(const float* from, float* to, int64_t, int64_t rows, int64_t 
 // Memory of this size does not stay in the caches: what is written to it goes around them, because a store into a cache
 // reads the line first.
 constexpr int64_t kStreamedBytes = int64_t{32} << 20;
+// Elements of a block on that way: while one is computed, the processor fetches the next, if both lie in one page.
+constexpr int64_t kStreamedBlock = 256;
 
 // The writer calls `end_of_stream` before another thread may read.
 inline void stream_block(const float* from, float* to, int64_t n) {

@@ -90,7 +90,7 @@ bool run(const FusedTensors& tensors, FusedArgs& args, const FusedOptions& o, nb
         args.loss_out = view.data;
         args.loss_dtype = o.out_dtype;
     }
-    args.scale = static_cast<float>(o.upstream / o.divisor);
+    args.scale = o.upstream / o.divisor;
     int outside = 0;
     args.outside = &outside;
     Partials partials(active->fused_chunks(args));

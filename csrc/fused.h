@@ -9,6 +9,8 @@
 // E. One loss per row: rows.h.
 #pragma once
 
+#include <type_traits>
+
 #include "blocks.h"
 #include "parallel.h"
 #include "rows.h"
@@ -20,31 +22,39 @@ namespace {
 // get the derivatives by those of the first `slopes` tensors. Scalars and not arrays: those do not vectorise. `bounded`
 // losses tell by `inside` whether z lies in their domain; 0 does. Losses with `corners` are constant in places, where dx
 // is 0 and the others too: what flows back there is 0, also times an infinite grad_output.
-struct SoftMargin {
+//
+// `staged` losses have so many operations that `first`, their exponential or logarithm, is faster in a loop of its own: in a
+// single one the next element is too far ahead for the processor to begin with.
+//
+// `Plain` is the same loss for a block without an odd number: the same results, without the choices that infinities, zeros
+// and NaN need, which cost as much as the logarithm or the exponential. Losses with `tails` have the slopes by x (that by y
+// is its opposite) and z in two parts, whose sum is rounded only when it is scaled.
+struct ElementLoss {
+    using Plain = void;
+    static constexpr bool corners = false, bounded = false, tails = false, staged = false;
+    LOSSKIT_INLINE static float first(float, float, float, float) { return 0.0f; }
+};
+
+struct SoftMargin : ElementLoss {
     static constexpr int tensors = 2, slopes = 1;
-    static constexpr bool corners = false;
-    static constexpr bool bounded = false;
+    static constexpr bool staged = true;
 
     // log(1 + exp(-y x)), from exp(-|y x|).
-    LOSSKIT_INLINE static float first(float x, float y) { return exp_nonpositive(-__builtin_fabsf(y * x)); }
-    LOSSKIT_INLINE static void rest(float x, float y, float e, float& value, float& dx) {
+    LOSSKIT_INLINE static float first(float x, float y, float, float) { return exp_of_many(-__builtin_fabsf(y * x)); }
+    LOSSKIT_INLINE static void eval(float x, float y, float, float, float, float e, float& value, float& dx, float&, float&) {
         float t = -y * x;
         value = (t > 0.0f ? t : 0.0f) + log1p_unit(e);
         float reciprocal = 1.0f / (1.0f + e);
         dx = -y * (t > 0.0f ? reciprocal : e * reciprocal);
     }
-    LOSSKIT_INLINE static void eval(float x, float y, float, float, float, float& value, float& dx, float&, float&) {
-        rest(x, y, first(x, y), value, dx);
-    }
 };
 
-struct HingeEmbedding {
+struct HingeEmbedding : ElementLoss {
     static constexpr int tensors = 2, slopes = 1;
     static constexpr bool corners = true;
-    static constexpr bool bounded = false;
 
     // x where y = 1, max(0, margin - x) where y = -1; for any other y both.
-    LOSSKIT_INLINE static void eval(float x, float y, float, float margin, float, float& value, float& dx, float&, float&) {
+    LOSSKIT_INLINE static void eval(float x, float y, float, float margin, float, float, float& value, float& dx, float&, float&) {
         float d = margin - x;
         // A comparison with NaN is false, so NaN stays.
         float clamped = d < 0.0f ? 0.0f : d;
@@ -55,13 +65,12 @@ struct HingeEmbedding {
     }
 };
 
-struct MarginRanking {
+struct MarginRanking : ElementLoss {
     static constexpr int tensors = 3, slopes = 2;
     static constexpr bool corners = true;
-    static constexpr bool bounded = false;
 
     // max(0, margin - z (x - y))
-    LOSSKIT_INLINE static void eval(float x, float y, float z, float margin, float, float& value, float& dx, float& dy, float&) {
+    LOSSKIT_INLINE static void eval(float x, float y, float z, float margin, float, float, float& value, float& dx, float& dy, float&) {
         float t = margin - z * (x - y);
         value = t < 0.0f ? 0.0f : t;
         // By its bits, as below.
@@ -70,48 +79,52 @@ struct MarginRanking {
     }
 };
 
-template <bool kLogTarget>
-struct KlDiv {
+template <bool kLogTarget, bool kPlainOnly = false>
+struct KlDiv : ElementLoss {
+    using Plain = KlDiv<kLogTarget, true>;
     static constexpr int tensors = 2, slopes = 2;
-    static constexpr bool corners = false;
-    static constexpr bool bounded = false;
 
     // t (log t - x) for t = y or exp(y). Where t is 0, so is the loss, also of x = -inf.
-    LOSSKIT_INLINE static void eval(float x, float y, float, float, float, float& value, float& dx, float& dy, float&) {
+    LOSSKIT_INLINE static void eval(float x, float y, float, float, float, float, float& value, float& dx, float& dy, float&) {
         if constexpr (kLogTarget) {
-            float t = exp_any(y), product = t * (y - x);
-            product = (y == -kInfinity) & (x < kInfinity) ? 0.0f : product;
-            value = product;
+            const bool none = kPlainOnly ? false : (y == -kInfinity) & (x < kInfinity);
+            float t = kPlainOnly ? exp_plain(y) : exp_any(y), d = y - x;
+            value = none ? 0.0f : t * d;
             dx = -t;
-            dy = product + t;
+            dy = none ? 0.0f : multiply_add(t, d, t);
         } else {
-            float log_y = log_any(y);
-            float product = y * ((y == 0.0f ? 0.0f : log_y) - x);
-            value = (y == 0.0f) & (x == -kInfinity) ? 0.0f : product;
+            const bool none = kPlainOnly ? false : y == 0.0f;
+            float log_y = kPlainOnly ? log_normal(y) : log_any(y);
+            float product = y * ((none ? 0.0f : log_y) - x);
+            value = none & (x == -kInfinity) ? 0.0f : product;
             dx = -y;
             // There is no derivative at 0.
-            dy = (y == 0.0f ? kNaN : log_y) + 1.0f - x;
+            dy = (none ? kNaN : log_y) + 1.0f - x;
         }
+    }
+    LOSSKIT_INLINE static uint32_t oddness(float, float y, float, float) {
+        return kLogTarget ? oddness_for_exp(y) : oddness_for_log(y);
     }
 };
 
-template <bool kLogInput, bool kFull>
-struct PoissonNll {
+template <bool kLogInput, bool kFull, bool kPlainOnly = false>
+struct PoissonNll : ElementLoss {
+    // With Stirling's approximation there are two logarithms.
+    using Plain = std::conditional_t<kFull, void, PoissonNll<kLogInput, false, true>>;
     static constexpr int tensors = 2, slopes = 1;
-    static constexpr bool corners = false;
-    static constexpr bool bounded = false;
 
     // exp(x) - y x, or x - y log(x + eps); with Stirling's approximation of log(y!) where y > 1.
-    LOSSKIT_INLINE static void eval(float x, float y, float, float eps, float, float& value, float& dx, float&, float&) {
+    LOSSKIT_INLINE static void eval(float x, float y, float, float eps, float, float, float& value, float& dx, float&, float&) {
         if constexpr (kLogInput) {
-            float rate = exp_any(x), product = y * x;
-            value = rate - ((y == 0.0f) & (x == -kInfinity) ? 0.0f : product);
+            const bool none = kPlainOnly ? false : (y == 0.0f) & (x == -kInfinity);
+            float rate = kPlainOnly ? exp_plain(x) : exp_any(x);
+            value = none ? rate : multiply_add(-y, x, rate);
             dx = rate - y;
         } else {
-            float rate = x + eps, log_rate = log_any(rate), product = y * log_rate, share = y / rate;
-            bool nothing = (y == 0.0f) & (rate == 0.0f);
-            value = x - (nothing ? 0.0f : product);
-            dx = 1.0f - (nothing ? 0.0f : share);
+            float rate = x + eps, log_rate = kPlainOnly ? log_normal(rate) : log_any(rate);
+            const bool none = kPlainOnly ? false : (y == 0.0f) & (rate == 0.0f);
+            value = none ? x : multiply_add(-y, log_rate, x);
+            dx = 1.0f - (none ? 0.0f : y / rate);
         }
         if constexpr (kFull) {
             constexpr float kHalfLogTwoPi = 0.918938533f;
@@ -119,82 +132,115 @@ struct PoissonNll {
             value += y <= 1.0f ? 0.0f : stirling;
         }
     }
+    LOSSKIT_INLINE static uint32_t oddness(float x, float, float, float eps) {
+        return kLogInput ? oddness_for_exp(x) : oddness_for_log(x + eps);
+    }
 };
 
-struct GaussianNll {
+template <bool kPlainOnly>
+struct GaussianNllOf : ElementLoss {
+    using Plain = GaussianNllOf<true>;
     static constexpr int tensors = 3, slopes = 3;
-    static constexpr bool corners = false;
-    static constexpr bool bounded = true;
+    static constexpr bool bounded = true, tails = true, staged = true;
 
+    LOSSKIT_INLINE static float first(float, float, float z, float eps) {
+        float v = z < eps ? eps : z;
+        return kPlainOnly ? log_normal(v) : log_nonnegative(v);
+    }
     // (log v + (x - y)^2 / v) / 2 + constant with v = max(z, eps); the clamp has no part in the derivative.
-    LOSSKIT_INLINE static void eval(float x, float y, float z, float eps, float constant, float& value, float& dx, float& dy,
-                                    float& dz) {
-        float v = z < eps ? eps : z, d = x - y;
-        float reciprocal = 1.0f / v;
-        float share = d * reciprocal;
-        value = 0.5f * (log_nonnegative(v) + d * share) + constant;
+    LOSSKIT_INLINE static void parts(float x, float y, float z, float eps, float constant, float log_v, float& value,
+                                     float& dx, float& dx_tail, float& dz, float& dz_tail) {
+        float v = z < eps ? eps : z, d = x - y, reciprocal = 1.0f / v, share = d / v, square = share * share;
+        float tail = 0.0f, rest = reciprocal;
+        value = 0.5f * (log_v + d * share) + constant;
         dx = share;
-        dy = -share;
-        dz = 0.5f * (reciprocal - share * share);
+        dz = -0.5f * square;
+#ifdef __FP_FAST_FMAF
+        // What rounding the difference and the quotient has lost: the square loses it twice.
+        float back = d - x, lost = (x - (d - back)) - (y + back);
+        tail = (__builtin_fmaf(-share, v, d) + lost) * reciprocal;
+        rest = (reciprocal - __builtin_fmaf(share, share, -square)) - 2.0f * share * tail;
+#endif
+        dx_tail = tail;
+        dz_tail = 0.5f * rest;
+    }
+    LOSSKIT_INLINE static void eval(float x, float y, float z, float eps, float constant, float log_v, float& value, float& dx,
+                                    float& dy, float& dz) {
+        float dx_tail, dz_tail;
+        parts(x, y, z, eps, constant, log_v, value, dx, dx_tail, dz, dz_tail);
+        dx = sum_of_parts(dx, dx_tail);
+        dy = -dx;
+        dz = sum_of_parts(dz, dz_tail);
     }
 
     LOSSKIT_INLINE static bool inside(float z) { return !(z < 0.0f); }
+    LOSSKIT_INLINE static uint32_t oddness(float, float, float z, float eps) { return oddness_for_log(z < eps ? eps : z); }
 };
+using GaussianNll = GaussianNllOf<false>;
 
 // B.
 // What a loop writes: gradients and the sum of the losses, the losses, or gradients of a grad_output.
 enum class Out { sum, each, of_each };
-
-// Losses of so many operations that a loop of their own is faster for the first of them: in a single one the next element
-// is too far ahead for the processor to begin with.
-template <class Loss>
-constexpr bool kStaged = false;
-template <>
-constexpr bool kStaged<SoftMargin> = true;
 
 struct LeanTensors {
     const float* x[kMaxTensors];
     float* grads[kMaxTensors];
     const float* upstream;
     float* loss;
+
+    LeanTensors from(int64_t begin) const {
+        LeanTensors moved = *this;
+        for (int t = 0; t < kMaxTensors; ++t) {
+            if (x[t]) moved.x[t] += begin;
+            if (grads[t]) moved.grads[t] += begin;
+        }
+        if (upstream) moved.upstream += begin;
+        if (loss) moved.loss += begin;
+        return moved;
+    }
 };
 
 constexpr int64_t kFusedBlock = 1024;
 
 // At most kFusedBlock elements. Not inlined: among its caller's variables it does not vectorise on every instruction set.
 template <class Loss, unsigned kWants, Out kOut>
-__attribute__((noinline)) double lean_block_of(const LeanTensors& lean, const float* parameters, float scale, int64_t begin,
-                                               int64_t n, int& bad) {
+__attribute__((noinline)) double lean_block_of(const LeanTensors& block, const float* parameters, Scale scale, int64_t n,
+                                               int& bad) {
     constexpr bool second = Loss::tensors > 1, third = Loss::tensors > 2;
-    const float* x0 = lean.x[0] + begin;
-    const float* x1 = second ? lean.x[1] + begin : nullptr;
-    const float* x2 = third ? lean.x[2] + begin : nullptr;
-    float* g0 = kWants & 1 ? lean.grads[0] + begin : nullptr;
-    float* g1 = kWants & 2 ? lean.grads[1] + begin : nullptr;
-    float* g2 = kWants & 4 ? lean.grads[2] + begin : nullptr;
-    const float* upstream = kOut == Out::of_each ? lean.upstream + begin : nullptr;
+    const float *x0 = block.x[0], *x1 = block.x[1], *x2 = block.x[2], *upstream = block.upstream;
+    float *g0 = block.grads[0], *g1 = block.grads[1], *g2 = block.grads[2];
     // Added up in a loop of its own: with doubles in this one the registers do not suffice.
     float values[kOut == Out::sum ? kFusedBlock : 1];
-    float* loss = kOut == Out::each ? lean.loss + begin : values;
+    float* loss = kOut == Out::each ? block.loss : values;
     const float p = parameters[0], q = parameters[1];
-    float firsts[kStaged<Loss> ? kFusedBlock : 1];
-    if constexpr (kStaged<Loss>) {
+    float firsts[Loss::staged ? kFusedBlock : 1];
+    if constexpr (Loss::staged) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) firsts[i] = Loss::first(x0[i], x1[i]);
+        for (int64_t i = 0; i < n; ++i) {
+            float z = 0.0f;
+            if constexpr (third) z = x2[i];
+            firsts[i] = Loss::first(x0[i], x1[i], z, p);
+        }
     }
     int outside = 0;
 #pragma omp simd reduction(| : outside)
     for (int64_t i = 0; i < n; ++i) {
-        float y = 0.0f, z = 0.0f, value, dx, dy, dz;
+        float y = 0.0f, z = 0.0f, first = 0.0f, value, dx, dy, dz;
         if constexpr (second) y = x1[i];
         if constexpr (third) z = x2[i];
-        if constexpr (kStaged<Loss>) {
-            Loss::rest(x0[i], y, firsts[i], value, dx);
+        if constexpr (Loss::staged) first = firsts[i];
+        float factor = scale.high;
+        if constexpr (Loss::tails && kOut == Out::sum) {
+            float dx_tail, dz_tail;
+            Loss::parts(x0[i], y, z, p, q, first, value, dx, dx_tail, dz, dz_tail);
+            dx = scaled(dx, dx_tail, scale);
+            dy = -dx;
+            dz = scaled(dz, dz_tail, scale);
+            factor = 1.0f;
         } else {
-            Loss::eval(x0[i], y, z, p, q, value, dx, dy, dz);
+            Loss::eval(x0[i], y, z, p, q, first, value, dx, dy, dz);
         }
         if constexpr (kOut != Out::of_each) loss[i] = value;
-        float factor = scale;
         if constexpr (kOut == Out::of_each) factor *= upstream[i];
         // By its bits: a select is a branch where there are no masks.
         if constexpr (kOut == Out::of_each && Loss::corners) factor = float_of(bits_of(factor) & (0u - uint32_t(dx != 0.0f)));
@@ -207,17 +253,53 @@ __attribute__((noinline)) double lean_block_of(const LeanTensors& lean, const fl
     return kOut == Out::sum ? sum_of(values, n) : 0.0;
 }
 
-template <class Loss, unsigned kWants, Out kOut>
-inline double lean_elements(const LeanTensors& lean, const float* parameters, float scale, int64_t begin, int64_t n,
-                            int& bad) {
-    double sum = 0.0;
-    for (int64_t i = 0; i < n; i += kFusedBlock) {
-        sum += lean_block_of<Loss, kWants, kOut>(lean, parameters, scale, begin + i, n - i < kFusedBlock ? n - i : kFusedBlock, bad);
+template <class Loss>
+inline bool is_plain(const LeanTensors& block, const float* parameters, int64_t n) {
+    const float *x0 = block.x[0], *x1 = block.x[1], *x2 = block.x[2];
+    const float p = parameters[0];
+    uint32_t largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < n; ++i) {
+        float z = 0.0f;
+        if constexpr (Loss::tensors > 2) z = x2[i];
+        const uint32_t oddness = Loss::oddness(x0[i], x1[i], z, p);
+        largest = oddness > largest ? oddness : largest;
     }
+    return largest <= kPlain;
+}
+
+template <class Loss, unsigned kWants, Out kOut>
+inline double lean_elements(const LeanTensors& lean, const float* parameters, Scale scale, int64_t begin, int64_t n,
+                            bool streamed, int& bad) {
+    constexpr int kOutputs = kOut == Out::each ? 1 : Loss::slopes;
+    alignas(64) float written[kOutputs][kStreamedBlock];
+    const int64_t step = streamed ? kStreamedBlock : kFusedBlock;
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i += step) {
+        const int64_t part = n - i < step ? n - i : step;
+        const LeanTensors whole = lean.from(begin + i);
+        LeanTensors block = whole;
+        if (streamed) {
+            for (int t = 0; t < kOutputs; ++t) block.grads[t] = written[t];
+            block.loss = written[0];
+        }
+        bool plain = false;
+        if constexpr (!std::is_void_v<typename Loss::Plain>) {
+            plain = is_plain<Loss>(block, parameters, part);
+            if (plain) sum += lean_block_of<typename Loss::Plain, kWants, kOut>(block, parameters, scale, part, bad);
+        }
+        if (!plain) sum += lean_block_of<Loss, kWants, kOut>(block, parameters, scale, part, bad);
+        if (!streamed) continue;
+        for (int t = 0; t < kOutputs; ++t) {
+            float* to = kOut == Out::each ? whole.loss : kWants >> t & 1 ? whole.grads[t] : nullptr;
+            if (to) stream_block(written[t], to, part);
+        }
+    }
+    if (streamed) end_of_stream();
     return sum;
 }
 
-using LeanLoop = double (*)(const LeanTensors&, const float*, float, int64_t, int64_t, int&);
+using LeanLoop = double (*)(const LeanTensors&, const float*, Scale, int64_t, int64_t, bool, int&);
 
 template <class Loss, Out kOut, unsigned kWants = (1u << Loss::slopes) - 1>
 inline LeanLoop lean_loop(unsigned wants) {
@@ -262,7 +344,7 @@ __attribute__((noinline)) void eval_block(FusedBuffers<Loss>& b, const float* pa
         float y = 0.0f, z = 0.0f, value, dx, dy, dz;
         if constexpr (second) y = b.x[1][i];
         if constexpr (third) z = b.x[2][i];
-        Loss::eval(b.x[0][i], y, z, p, q, value, dx, dy, dz);
+        Loss::eval(b.x[0][i], y, z, p, q, Loss::first(b.x[0][i], y, z, p), value, dx, dy, dz);
         b.value[i] = value;
         b.slope[0][i] = dx;
         if constexpr (Loss::slopes > 1) b.slope[1][i] = dy;
@@ -298,8 +380,9 @@ inline double fused_block(const FusedArgs& a, int64_t begin, int64_t n, int& bad
     } else {
         for (int64_t i = 0; i < n; ++i) b.factor[i] = 1.0f;
     }
+    const float scale = static_cast<float>(a.scale);
 #pragma omp simd
-    for (int64_t i = 0; i < n; ++i) b.factor[i] *= a.scale;
+    for (int64_t i = 0; i < n; ++i) b.factor[i] *= scale;
     if (weight) {
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) b.factor[i] *= weight[i];
@@ -328,6 +411,7 @@ template <class Loss>
 inline void run_fused_elements(const FusedArgs& a) {
     LeanTensors lean{};
     const LeanLoop loop = lean_loop_of<Loss>(a, lean);
+    const bool streamed = !std::is_same_v<Loss, SoftMargin> && a.n * static_cast<int64_t>(sizeof(float)) >= kStreamedBytes;
     int found = 0;
     for_chunks((a.n + kPointwiseChunk - 1) / kPointwiseChunk, a.threads, [&](int64_t chunk) {
         int64_t begin = chunk * kPointwiseChunk;
@@ -335,7 +419,7 @@ inline void run_fused_elements(const FusedArgs& a) {
         double sum = 0.0;
         int bad = 0;
         if (loop) {
-            sum = loop(lean, a.parameters, a.scale, begin, end - begin, bad);
+            sum = loop(lean, a.parameters, Scale(a.scale), begin, end - begin, streamed, bad);
         } else {
             for (int64_t i = begin; i < end; i += kFusedBlock) {
                 sum += fused_block<Loss>(a, i, end - i < kFusedBlock ? end - i : kFusedBlock, bad);

@@ -151,7 +151,7 @@ struct FusedArgs {
     DType loss_dtype;
     double* partial;
     void* grads[kMaxTensors];
-    float scale;
+    double scale;
     const void* grad_output;
     DType grad_output_dtype;
     int threads;

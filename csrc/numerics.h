@@ -2,9 +2,10 @@
 // both sides of a choice are computed before it, and conditions are joined by & and not by &&.
 //
 // A. exp for x <= 0, error below 1 ulp; the same in fewer operations, error below 1 ulp (without FMA: 1.2).
-// B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], error below 1 ulp (log(1 + y) without FMA: 1.2).
+// B. log(x) for x >= 0, log(1 + y) and log(1 - p) for y and p in [0, 1], error below 1 ulp (log(1 + y) without FMA: 1.3).
+//    Choices cost as much as the polynomial: without them for numbers that need none.
 // C. bfloat16 and float16 to and from float32, rounding to nearest even as torch does.
-// D. exp for any x and log for any x, as A and B.
+// D. exp for any x and log for any x, as A and B; exp for an x that needs no choice.
 // E. tanh for any x, error below 1.5 ulp; its derivative.
 //
 // The coefficients are minimax fits of the named remainders. Do not compile with -ffast-math: it folds the rounding
@@ -29,6 +30,16 @@ LOSSKIT_INLINE uint32_t bits_of(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     return bits;
+}
+
+// Rounded once where the processor can. Where a compiler might choose another product to round, or none: a result must not
+// depend on the loop that it stands in.
+LOSSKIT_INLINE float multiply_add(float a, float b, float c) {
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
 }
 
 constexpr float kInfinity = __builtin_inff();
@@ -82,49 +93,60 @@ LOSSKIT_INLINE float log_reduced(float f, float e) {
     // (log(1 + f) - f + f^2 / 2) / f^3
     float p = ((0.333332151f - 0.249998048f * f) + square * (0.200104445f - 0.16680181f * f)) +
               fourth * ((0.140053406f - 0.121883437f * f) + square * (0.139867067f - 0.128744885f * f));
-    // e * ln 2 + f and what rounding it loses.
-    float whole = e * kLn2High, sum = whole + f, lost = (f - (sum - whole)) + e * kLn2Low;
-    return sum + ((p * (square * f) + lost) - 0.5f * square);
+    // The largest terms last. The first part of e * ln 2 is exact.
+    return e * kLn2High + (f + multiply_add(p * f - 0.5f, square, e * kLn2Low));
 }
 
-// The e of log(x) = e * ln 2 + log(m) with m in [2/3, 4/3), for a normal x.
-LOSSKIT_INLINE int32_t exponent_of(float x) { return static_cast<int32_t>(bits_of(x) - 0x3f2aaaabu) >> 23; }
+// x = 2^e * m with m in [2/3, 4/3), for a normal x: the bits from 2/3 on are those of e, and those of m less 2/3.
+constexpr uint32_t kTwoThirds = 0x3f2aaaabu;
+LOSSKIT_INLINE uint32_t from_two_thirds(float x) { return bits_of(x) - kTwoThirds; }
+LOSSKIT_INLINE int32_t exponent_in(uint32_t distance) { return static_cast<int32_t>(distance) >> 23; }
+LOSSKIT_INLINE float significand_in(uint32_t distance) { return float_of((distance & 0x007fffffu) + kTwoThirds); }
 
-LOSSKIT_INLINE float divide_by_power(float x, int32_t exponent) {
-    return float_of(bits_of(x) - (static_cast<uint32_t>(exponent) << 23));
+LOSSKIT_INLINE float log_in(uint32_t distance) {
+    return log_reduced(significand_in(distance) - 1.0f, static_cast<float>(exponent_in(distance)));
 }
+
+// Up to kPlain for a finite normal x above 0.
+constexpr uint32_t kPlain = 0x7effffffu;
+LOSSKIT_INLINE uint32_t oddness_for_log(float x) { return bits_of(x) - 0x00800000u; }
+LOSSKIT_INLINE float log_normal(float x) { return log_in(from_two_thirds(x)); }
 
 LOSSKIT_INLINE float log_nonnegative(float x) {
     bool denormal = x < 1.17549435e-38f;
     // Choices between numbers and not between results, of which both would be computed.
-    float normal = x * (denormal ? 8388608.0f : 1.0f), shift = denormal ? 23.0f : 0.0f;
-    int32_t exponent = exponent_of(normal);
-    float result = log_reduced(divide_by_power(normal, exponent) - 1.0f, static_cast<float>(exponent) - shift);
+    uint32_t shift = denormal ? 23u << 23 : 0u;
+    float result = log_in(from_two_thirds(x * (denormal ? 8388608.0f : 1.0f)) - shift);
     result = x == 0.0f ? -kInfinity : result;
     return x < kInfinity ? result : x;
 }
 
-// log(1 + y) for y in [0, 1] or NaN, as 7/8 y, which leaves little to the polynomial, and y times the polynomial.
-LOSSKIT_INLINE float log1p_unit(float y) {
-    float t = y - 0.5f, square = t * t, fourth = square * square;
-    // log(1 + y) / y - 7/8; the largest terms last.
-    float middle = (0.13260904f - 0.0676879659f * t) + square * (0.0366347544f - 0.0205676276f * t);
-    float high = (0.0115805315f - 0.00676101772f * t) + square * (0.00524498615f - 0.00322753005f * t);
-    float p = -0.06406978f + (t * -0.288527101f + square * (middle + fourth * high));
-    // y - y / 8 and what rounding it loses.
-    float part = -0.125f * y, sum = y + part, lost = (y - sum) + part;
-    return sum + (p * y + lost);
+// log(p) for p in (0, 1], where nothing has to be chosen; less than -103 for 0.
+LOSSKIT_INLINE float log_unit(float p) { return log_in(from_two_thirds(p * 8388608.0f) - (23u << 23)); }
+
+// log(1 - p) for p in [0, 1), less than -87 for 1. f comes from p itself, so that rounding 1 - p costs nothing: p times a
+// power of two is exact, and so is the power less 1.
+LOSSKIT_INLINE float log1m_unit(float p) {
+    uint32_t distance = from_two_thirds(1.0f - p);
+    float power = float_of(0x3f800000u - (distance & 0xff800000u));
+    return log_reduced((power - 1.0f) - p * power, static_cast<float>(exponent_in(distance)));
 }
 
-// log(1 - p) for p in [0, 1]. f comes from p itself, so that rounding 1 - p costs nothing: 1 - 2 p is exact for p >= 1/4,
-// and 1 - p for p >= 1/2.
-LOSSKIT_INLINE float log1m_unit(float p) {
-    float u = 1.0f - p;
-    int32_t exponent = exponent_of(u);
-    float far = divide_by_power(u, exponent) - 1.0f, middle = 1.0f - 2.0f * p;
-    float f = exponent == 0 ? -p : exponent == -1 ? middle : far;
-    float result = log_reduced(f, static_cast<float>(exponent));
-    return u == 0.0f ? -kInfinity : result;
+// log(1 + y) for y in [0, 1] or NaN, as y and y times a polynomial.
+LOSSKIT_INLINE float log1p_unit(float y) {
+    float t = y - 0.5f;
+    // log(1 + y) / y - 1. One chain: the next element has one of its own.
+    float p = -0.0032440254f;
+    p = p * t + 0.00525335083f;
+    p = p * t - 0.00674991123f;
+    p = p * t + 0.0115761505f;
+    p = p * t - 0.0205702949f;
+    p = p * t + 0.0366354734f;
+    p = p * t - 0.0676876977f;
+    p = p * t + 0.13260901f;
+    p = p * t - 0.288527101f;
+    p = p * t - 0.189069778f;
+    return y + p * y;
 }
 
 // C.
@@ -171,27 +193,36 @@ LOSSKIT_INLINE void store(float16* out, float value) {
     *out = static_cast<float16>(static_cast<uint16_t>(result | sign));
 }
 
-// D. As in A; above 0 the power of two is split, because 2^128 is no float and exp(88.7) is one.
+// D. As in A, for |x| <= 87; up to kPlain for such an x.
+LOSSKIT_INLINE uint32_t oddness_for_exp(float x) { return (bits_of(x) & 0x7fffffffu) + (kPlain - 0x42ae0000u); }
+LOSSKIT_INLINE float exp_plain(float x) {
+    float shifted = x * 1.44269504f + kRound;
+    float n = shifted - kRound;
+    float r = (x - n * kLn2High) - n * kLn2Low;
+    float p = kExp6;
+    p = p * r + kExp5;
+    p = p * r + kExp4;
+    p = p * r + kExp3;
+    p = p * r + kExp2;
+    return ((p * (r * r) + r) + 1.0f) * float_of(bits_of(shifted) << 23);
+}
+
+// Above 0 the power of two is split, because 2^128 is no float and exp(88.7) is one.
 LOSSKIT_INLINE float exp_any(float x) {
-    constexpr float kMagic = 12582912.0f;
-    float shifted = x * 1.44269504f + kMagic;
-    float n = shifted - kMagic;
-    constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;
-    float r = (x - n * kHigh) - n * kLow;
-    // (exp(r) - 1 - r) / r^2
-    float p = 0.0013814598649f;
-    p = p * r + 0.0083687168797f;
-    p = p * r + 0.041668388045f;
-    p = p * r + 0.16666520632f;
-    p = p * r + 0.49999993448f;
+    // Beyond 88.73 the product is infinite by itself.
+    float bounded = x > 89.0f ? 89.0f : x;
+    float shifted = bounded * 1.44269504f + kRound;
+    float n = shifted - kRound;
+    float r = (bounded - n * kLn2High) - n * kLn2Low;
+    float p = kExp6;
+    p = p * r + kExp5;
+    p = p * r + kExp4;
+    p = p * r + kExp3;
+    p = p * r + kExp2;
     float y = (p * (r * r) + r) + 1.0f;
-    uint32_t half = x > 0.0f ? 1u : 0u;
-    float factor = x > 0.0f ? 2.0f : 1.0f;
-    float result = float_of(bits_of(y) + ((bits_of(shifted) - bits_of(kMagic) - half) << 23)) * factor;
-    result = x < -87.33654f ? 0.0f : result;
-    // Between 88.72 and this bound the product is infinite by itself.
-    result = x > 88.8f ? kInfinity : result;
-    return x == x ? result : x;
+    uint32_t one = x > 0.0f ? 1u << 23 : 0u;
+    float result = y * float_of((bits_of(shifted) << 23) - one) * float_of(0x3f800000u + one);
+    return x < kLeastExponent ? 0.0f : result;
 }
 
 // NaN below 0.

@@ -62,29 +62,34 @@ struct Huber : Simple {
     }
 };
 
+// The slopes of these two in two parts: the sum is rounded only when it is scaled.
+//
+// No number of the domain has an infinite slope: what the gradient of another is does not matter, the call is an error.
 struct Bce {
     static constexpr bool bounded = true;
     static constexpr Uses uses_first = Uses::value;
-    static LOSSKIT_INLINE float first(float p) { return log_nonnegative(p); }
+    static LOSSKIT_INLINE float first(float p) { return log_unit(p); }
     static LOSSKIT_INLINE float value(float p, float y, float yes, float, float) {
+        // The logarithm of 0 is among those that the bounds replace: -100 is none of 1 - p otherwise.
         float no = log1m_unit(p);
         yes = yes < -100.0f ? -100.0f : yes;
-        no = no < -100.0f ? -100.0f : no;
-        return -(y * yes + (1.0f - y) * no);
+        no = no < -50.0f ? -100.0f : no;
+        return multiply_add(y - 1.0f, no, -(y * yes));
     }
-    static LOSSKIT_INLINE float slope(float p, float y, float, float, float) {
+    static LOSSKIT_INLINE void slope(float p, float y, float, float, float, float& head, float& tail) {
         float d = p - y, u = 1.0f - p, product = u * p;
-        bool clamped = product < 1e-12f;
-        float spread = clamped ? 1e-12f : product;
+        float spread = product > 1e-12f ? product : 1e-12f;
 #ifdef __FP_FAST_FMAF
         // With what rounding the product and the quotient has lost: the largest gradients, where p is nearly 0 or 1, decide
         // over the error.
-        float inverse = 1.0f / spread, quotient = d * inverse;
+        float inverse = 1.0f / spread;
+        head = d * inverse;
         float lost = __builtin_fmaf(u, p, -product);
-        float rest = __builtin_fmaf(-quotient, spread, d) - quotient * (clamped ? 0.0f : lost);
-        return __builtin_fmaf(rest, inverse, quotient);
+        float rest = __builtin_fmaf(-head, spread, d) - head * (product > 1e-12f ? lost : 0.0f);
+        tail = rest * inverse;
 #else
-        return d / spread;
+        head = d / spread;
+        tail = 0.0f;
 #endif
     }
 };
@@ -99,9 +104,12 @@ struct BceWithLogits {
         // 0 times inf is 0: what is certain and right costs nothing.
         return (against == 0.0f ? 0.0f : cost) + both(y, pos_weight) * log1p_unit(e);
     }
-    static LOSSKIT_INLINE float slope(float x, float y, float e, float, float pos_weight) {
-        float towards = wrong(x, y, pos_weight) - both(y, pos_weight) * (e / (1.0f + e));
-        return x > 0.0f ? towards : -towards;
+    static LOSSKIT_INLINE void slope(float x, float y, float e, float, float pos_weight, float& head, float& tail) {
+        float sum = 1.0f + e, lost = e - (sum - 1.0f), inverse = 1.0f / sum, part = e * inverse;
+        part += ((e - part * sum) - part * lost) * inverse;
+        float against = wrong(x, y, pos_weight), share = both(y, pos_weight) * part;
+        head = x > 0.0f ? against : -against;
+        tail = x > 0.0f ? -share : share;
     }
 
 private:
@@ -116,9 +124,36 @@ private:
     }
 };
 
+// Of an infinite `head` there is no rest: inf times 0, or inf less inf, would be NaN.
+LOSSKIT_INLINE float sum_of_parts(float head, float tail) { return head + (head - head == 0.0f ? tail : 0.0f); }
+
+template <class Loss>
+LOSSKIT_INLINE float slope_of(float x, float y, float first, float parameter, float pos_weight) {
+    if constexpr (Loss::uses_first == Uses::nothing) {
+        return Loss::slope(x, y, first, parameter, pos_weight);
+    } else {
+        float head, tail;
+        Loss::slope(x, y, first, parameter, pos_weight, head, tail);
+        return sum_of_parts(head, tail);
+    }
+}
+
 constexpr int64_t kBlock = 1024;
 
 LOSSKIT_INLINE bool in_unit(float x) { return (x >= 0.0f) & (x <= 1.0f); }
+
+inline int any_outside(const float* x, int64_t n) {
+    // By their bits the numbers from 0 to 1 are the integers from 0 to those of 1.
+    uint32_t largest = 0;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < n; ++i) largest = bits_of(x[i]) > largest ? bits_of(x[i]) : largest;
+    if (largest <= 0x3f800000u) return 0;
+    // -0 is in, too.
+    int outside = 0;
+#pragma omp simd reduction(| : outside)
+    for (int64_t i = 0; i < n; ++i) outside |= !in_unit(x[i]);
+    return outside;
+}
 
 // B. Sums in double: a float holds no more digits than the result has to have.
 enum class Lean { value, value_and_gradient, each_value, each_gradient };
@@ -145,16 +180,20 @@ __attribute__((noinline)) double lean_block(const float* x, const float* y, cons
     return sum;
 }
 
-// slope * (high + low): the divisor of a mean has no exact float, and its error would be that of every gradient.
-LOSSKIT_INLINE float scaled(float slope, float high, float low) {
-    float rest = slope * low;
-    // An infinite slope stays what it is: inf times 0, or inf less inf, would be NaN.
-    rest = rest - rest == 0.0f ? rest : 0.0f;
-#ifdef __FP_FAST_FMAF
-    return __builtin_fmaf(slope, high, rest);
-#else
-    return slope * high + rest;
-#endif
+// In two parts: the divisor of a mean has no exact float, and its error would be that of every gradient.
+struct Scale {
+    float high, low;
+
+    // `low` is 0, and not the NaN of inf - inf, where the scale has no float.
+    explicit Scale(double scale)
+        : high(static_cast<float>(scale)), low(high - high == 0.0f ? static_cast<float>(scale - high) : 0.0f) {}
+};
+
+// The sum of the parts, times the scale. With kFinite no head is infinite.
+template <bool kFinite = false>
+LOSSKIT_INLINE float scaled(float head, float tail, Scale scale) {
+    float rest = multiply_add(tail, scale.high, head * scale.low);
+    return head * scale.high + (kFinite || head - head == 0.0f ? rest : 0.0f);
 }
 
 // The same for a loss that takes many operations: one short loop after the other, at most kBlock elements. In a single one
@@ -168,13 +207,16 @@ __attribute__((noinline)) double staged_block(const float* x, const float* y, co
         for (int64_t i = 0; i < n; ++i) first[i] = Loss::first(x[i]);
     }
     if constexpr (has_slope(kWhat)) {
-        const float high = static_cast<float>(scale);
-        // 0, and not the NaN of inf - inf, where the scale has no float.
-        const float low = high - high == 0.0f ? static_cast<float>(scale - high) : 0.0f;
+        const Scale parts(scale);
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
-            float slope = Loss::slope(x[i], y[i], first[i], parameter, 1.0f);
-            out[i] = scaled(kWhat == Lean::each_gradient ? slope * upstream[i] : slope, high, low);
+            float head, tail;
+            Loss::slope(x[i], y[i], first[i], parameter, 1.0f, head, tail);
+            if constexpr (kWhat == Lean::each_gradient) {
+                out[i] = scaled(sum_of_parts(head, tail) * upstream[i], 0.0f, parts);
+            } else {
+                out[i] = scaled<Loss::bounded>(head, tail, parts);
+            }
         }
     }
     double sum = 0.0;
@@ -184,22 +226,18 @@ __attribute__((noinline)) double staged_block(const float* x, const float* y, co
         for (int64_t i = 0; i < n; ++i) values[i] = Loss::value(x[i], y[i], first[i], parameter, 1.0f);
         if constexpr (kWhat != Lean::each_value) sum = sum_of(values, n);
     }
-    if constexpr (Loss::bounded) {
-        int outside = 0;
-#pragma omp simd reduction(| : outside)
-        for (int64_t i = 0; i < n; ++i) outside |= !(in_unit(x[i]) & in_unit(y[i]));
-        bad |= outside;
-    }
+    if constexpr (Loss::bounded) bad |= any_outside(x, n) | any_outside(y, n);
     return sum;
 }
 
 template <class Loss, Lean kWhat>
 inline double lean_chunk(const float* x, const float* y, const float* upstream, float* out, int64_t n, float parameter,
                          double scale, bool streamed, int& bad) {
-    alignas(64) float written[kBlock];
+    alignas(64) float written[kStreamedBlock];
+    const int64_t step = streamed ? kStreamedBlock : kBlock;
     double sum = 0.0;
-    for (int64_t i = 0; i < n; i += kBlock) {
-        const int64_t part = n - i < kBlock ? n - i : kBlock;
+    for (int64_t i = 0; i < n; i += step) {
+        const int64_t part = n - i < step ? n - i : step;
         const float* factors = upstream ? upstream + i : nullptr;
         float* to = streamed ? written : out ? out + i : nullptr;
         if constexpr (Loss::uses_first == Uses::nothing) {
@@ -238,7 +276,7 @@ __attribute__((noinline)) double general_block(const PointwiseArgs& a, int64_t b
     for (int64_t i = 0; i < n; ++i) {
         float first = Loss::first(b.x[i]);
         b.value[i] = Loss::value(b.x[i], b.y[i], first, parameter, b.upstream[i]);
-        b.slope[i] = Loss::slope(b.x[i], b.y[i], first, parameter, b.upstream[i]);
+        b.slope[i] = slope_of<Loss>(b.x[i], b.y[i], first, parameter, b.upstream[i]);
         if constexpr (Loss::bounded) outside |= !(in_unit(b.x[i]) & in_unit(b.y[i]));
     }
     bad |= outside;
@@ -298,7 +336,7 @@ inline void run_pointwise(const PointwiseArgs& a) {
     const float* y = static_cast<const float*>(a.target);
     const float* upstream = static_cast<const float*>(a.grad_output);
     float* out = static_cast<float*>(what == Lean::each_value ? a.loss_out : a.grad);
-    const bool streamed = lean && out && a.n * static_cast<int64_t>(sizeof(float)) >= kStreamedBytes;
+    const bool streamed = lean && out && Loss::uses_first == Uses::nothing && a.n * static_cast<int64_t>(sizeof(float)) >= kStreamedBytes;
     int64_t chunks = (a.n + kPointwiseChunk - 1) / kPointwiseChunk;
     int found = 0;
     for_chunks(chunks, a.threads, [&](int64_t chunk) {

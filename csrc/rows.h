@@ -274,7 +274,7 @@ struct MultilabelSoftMargin {
         for (int64_t i = 0; i < n; ++i) {
             float e = BceWithLogits::first(x[i]);
             float value = BceWithLogits::value(x[i], y[i], e, 0.0f, 1.0f);
-            float slope = BceWithLogits::slope(x[i], y[i], e, 0.0f, 1.0f);
+            float slope = slope_of<BceWithLogits>(x[i], y[i], e, 0.0f, 1.0f);
             if constexpr (kWeighted) {
                 value *= weight[i];
                 slope *= weight[i];

@@ -772,8 +772,9 @@ inline void sum_apart(Positions& p, const float* exps, int64_t stride, int64_t c
 
 // log s of a sum s of exponentials of which one is 1, from s and from s − 1, which keeps the digits of the rest.
 LOSSKIT_INLINE float log_of_sum(float rest, float s) {
-    int32_t exponent = exponent_of(s);
-    float f = divide_by_power(s, exponent) - 1.0f;
+    uint32_t distance = from_two_thirds(s);
+    int32_t exponent = exponent_in(distance);
+    float f = significand_in(distance) - 1.0f;
     float result = log_reduced(exponent == 0 ? rest : f, static_cast<float>(exponent));
     return s == s ? result : s;
 }

@@ -4,9 +4,11 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import oracles
 import pytest
@@ -458,6 +460,69 @@ def test_size_changes_no_bit(name: str, shape: tuple[int, ...]) -> None:
                 assert_same_bits(own, loss[here])
 
 
+class Several(NamedTuple):
+    """A loss of several tensors. `odd` is for each an infinity, a zero, or a number beyond exp."""
+
+    name: str
+    function: Callable[..., Tensor]
+    tensors: list[Tensor]
+    odd: list[float]
+    differentiable: int
+
+    def losses_and_gradients(self) -> list[Tensor]:
+        """The loss of each element, and the gradients of their sum."""
+        leaves = [tensor.clone().requires_grad_(i < self.differentiable) for i, tensor in enumerate(self.tensors)]
+        each = self.function(*leaves, reduction="none", backend="cpu")
+        total = self.function(*leaves, reduction="sum", backend="cpu")
+        return [each.detach(), *torch.autograd.grad(total, leaves[: self.differentiable])]
+
+
+def of_several_tensors(n: int) -> list[Several]:
+    generator = torch.Generator().manual_seed(4)
+    x, y = torch.randn(2, n, generator=generator)
+    share = torch.rand(n, generator=generator) + 0.01
+    sign = torch.where(y > 0, 1.0, -1.0)
+    of_rates = partial(F.poisson_nll_loss, log_input=False)
+    return [
+        Several("kl_div", F.kl_div, [x, share], [-math.inf, 0.0], 2),
+        Several("kl_div log_target", partial(F.kl_div, log_target=True), [x, y], [-math.inf, -math.inf], 2),
+        Several("poisson_nll_loss", F.poisson_nll_loss, [x, share], [100.0, 0.0], 1),
+        Several("poisson_nll_loss of rates", of_rates, [share, share], [math.inf, 0.0], 1),
+        Several("gaussian_nll_loss", F.gaussian_nll_loss, [x, y, share], [math.inf, math.inf, math.inf], 3),
+        Several("hinge_embedding_loss", F.hinge_embedding_loss, [x, sign], [math.inf, 0.0], 1),
+        Several("margin_ranking_loss", F.margin_ranking_loss, [x, y, sign], [math.inf, math.inf, 0.0], 2),
+        Several("soft_margin_loss", F.soft_margin_loss, [x, sign], [math.inf, 0.0], 1),
+    ]
+
+
+@needs_kernels
+@pytest.mark.parametrize("which", range(8), ids=[several.name for several in of_several_tensors(1)])
+def test_size_changes_no_bit_of_several_tensors(which: int) -> None:
+    n = 8_400_001
+    several = of_several_tensors(n)[which]
+    whole = several.losses_and_gradients()
+    for begin in range(0, n, n // 3):
+        here = slice(begin, begin + n // 3)
+        parts = several._replace(tensors=[tensor[here] for tensor in several.tensors]).losses_and_gradients()
+        for part, all_of_it in zip(parts, whole, strict=True):
+            assert_same_bits(part, all_of_it[here])
+
+
+@needs_kernels
+@pytest.mark.parametrize("several", of_several_tensors(3000), ids=lambda several: several.name)
+def test_an_odd_number_changes_no_bit_of_its_neighbours(several: Several) -> None:
+    """Blocks of plain numbers take a shorter way."""
+    plain = several.losses_and_gradients()
+    places = [5, 1500, 2999]
+    others = torch.ones(3000, dtype=torch.bool)
+    others[places] = False
+    for i, number in enumerate(several.odd):
+        tensors = [tensor.clone() for tensor in several.tensors]
+        tensors[i][places] = number
+        for left, right in zip(several._replace(tensors=tensors).losses_and_gradients(), plain, strict=True):
+            assert_same_bits(left[others], right[others])
+
+
 @needs_kernels
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("variant", BY_NAME["cross_entropy"].variants)
@@ -522,6 +587,20 @@ def check_elementary_functions() -> None:
     softplus = F.binary_cross_entropy_with_logits(x, zero, reduction="none", backend="cpu")
     # The error of exp, 0.75 at most, and that of log(1 + y).
     assert error_in_steps(softplus, x.double().exp().log1p()) < 1.8
+    # For any number, in a block without an odd one and in a block with one.
+    everything = torch.cat([bits[::4].view(torch.float32), 1 / bits[::4].view(torch.float32)])
+    for odd in ([], [0.0]):
+        y = torch.cat([everything, torch.tensor(odd)])
+        log = F.kl_div(torch.zeros_like(y), y, reduction="none", backend="cpu")[: len(everything)]
+        # The error of the logarithm, and that of the product.
+        assert error_in_steps(log, torch.special.xlogy(everything.double(), everything.double())) < 1.5
+    for odd in ([], [-100.0]):
+        x = torch.cat([torch.linspace(-87, 87, 200_001), torch.tensor(odd)])
+        exp = F.poisson_nll_loss(x, torch.zeros_like(x), reduction="none", backend="cpu")
+        assert error_in_steps(exp[:200_001], x[:200_001].double().exp()) < 1
+    x = torch.linspace(87, 88.7, 1001)
+    exp = F.poisson_nll_loss(x, torch.zeros_like(x), reduction="none", backend="cpu")
+    assert error_in_steps(exp, x.double().exp()) < 1
     # The log-sum-exp of a single capped score is the score, tanh.
     magnitudes = torch.cat([torch.logspace(-37, 1.2, 400_000), torch.linspace(0.5, 0.8, 200_000)])
     x = torch.cat([magnitudes, -magnitudes]).unsqueeze(1)
