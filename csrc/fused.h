@@ -150,19 +150,21 @@ struct GaussianNllOf : ElementLoss {
     // (log v + (x - y)^2 / v) / 2 + constant with v = max(z, eps); the clamp has no part in the derivative.
     LOSSKIT_INLINE static void parts(float x, float y, float z, float eps, float constant, float log_v, float& value,
                                      float& dx, float& dx_tail, float& dz, float& dz_tail) {
-        float v = z < eps ? eps : z, d = x - y, reciprocal = 1.0f / v, share = d / v, square = share * share;
-        float tail = 0.0f, rest = reciprocal;
+        float v = z < eps ? eps : z, d = x - y, half = 0.5f / v, share = d / v, square = share * share;
+        float tail = 0.0f, rest = half;
         value = 0.5f * (log_v + d * share) + constant;
         dx = share;
         dz = -0.5f * square;
 #ifdef __FP_FAST_FMAF
         // What rounding the difference and the quotient has lost: the square loses it twice.
         float back = d - x, lost = (x - (d - back)) - (y + back);
-        tail = (__builtin_fmaf(-share, v, d) + lost) * reciprocal;
-        rest = (reciprocal - __builtin_fmaf(share, share, -square)) - 2.0f * share * tail;
+        tail = 2.0f * ((__builtin_fmaf(-share, v, d) + lost) * half);
+        // inf times 0, where v is infinite or hardly a number.
+        if (!kPlainOnly) tail = tail - tail == 0.0f ? tail : 0.0f;
+        rest = (half - 0.5f * __builtin_fmaf(share, share, -square)) - share * tail;
 #endif
         dx_tail = tail;
-        dz_tail = 0.5f * rest;
+        dz_tail = rest;
     }
     LOSSKIT_INLINE static void eval(float x, float y, float z, float eps, float constant, float log_v, float& value, float& dx,
                                     float& dy, float& dz) {
@@ -203,7 +205,7 @@ struct LeanTensors {
 constexpr int64_t kFusedBlock = 1024;
 
 // At most kFusedBlock elements. Not inlined: among its caller's variables it does not vectorise on every instruction set.
-template <class Loss, unsigned kWants, Out kOut>
+template <class Loss, unsigned kWants, Out kOut, bool kSmallScale>
 __attribute__((noinline)) double lean_block_of(const LeanTensors& block, const float* parameters, Scale scale, int64_t n,
                                                int& bad) {
     constexpr bool second = Loss::tensors > 1, third = Loss::tensors > 2;
@@ -230,7 +232,7 @@ __attribute__((noinline)) double lean_block_of(const LeanTensors& block, const f
         if constexpr (third) z = x2[i];
         if constexpr (Loss::staged) first = firsts[i];
         float factor = scale.high;
-        if constexpr (Loss::tails && kOut == Out::sum) {
+        if constexpr (Loss::tails && kOut == Out::sum && kSmallScale) {
             float dx_tail, dz_tail;
             Loss::parts(x0[i], y, z, p, q, first, value, dx, dx_tail, dz, dz_tail);
             dx = scaled(dx, dx_tail, scale);
@@ -268,6 +270,15 @@ inline bool is_plain(const LeanTensors& block, const float* parameters, int64_t 
     return largest <= kPlain;
 }
 
+// The scale matters to the losses with tails alone.
+template <class Loss, unsigned kWants, Out kOut>
+inline double lean_block_at(const LeanTensors& block, const float* parameters, Scale scale, int64_t n, int& bad) {
+    if constexpr (Loss::tails && kOut == Out::sum) {
+        if (scale.small()) return lean_block_of<Loss, kWants, kOut, true>(block, parameters, scale, n, bad);
+    }
+    return lean_block_of<Loss, kWants, kOut, false>(block, parameters, scale, n, bad);
+}
+
 template <class Loss, unsigned kWants, Out kOut>
 inline double lean_elements(const LeanTensors& lean, const float* parameters, Scale scale, int64_t begin, int64_t n,
                             bool streamed, int& bad) {
@@ -286,9 +297,9 @@ inline double lean_elements(const LeanTensors& lean, const float* parameters, Sc
         bool plain = false;
         if constexpr (!std::is_void_v<typename Loss::Plain>) {
             plain = is_plain<Loss>(block, parameters, part);
-            if (plain) sum += lean_block_of<typename Loss::Plain, kWants, kOut>(block, parameters, scale, part, bad);
+            if (plain) sum += lean_block_at<typename Loss::Plain, kWants, kOut>(block, parameters, scale, part, bad);
         }
-        if (!plain) sum += lean_block_of<Loss, kWants, kOut>(block, parameters, scale, part, bad);
+        if (!plain) sum += lean_block_at<Loss, kWants, kOut>(block, parameters, scale, part, bad);
         if (!streamed) continue;
         for (int t = 0; t < kOutputs; ++t) {
             float* to = kOut == Out::each ? whole.loss : kWants >> t & 1 ? whole.grads[t] : nullptr;

@@ -108,7 +108,8 @@ struct BceWithLogits {
         float sum = 1.0f + e, lost = e - (sum - 1.0f), inverse = 1.0f / sum, part = e * inverse;
         part += ((e - part * sum) - part * lost) * inverse;
         float against = wrong(x, y, pos_weight), share = both(y, pos_weight) * part;
-        head = x > 0.0f ? against : -against;
+        // The product with 0 keeps the NaN of x beside an infinite y.
+        head = multiply_add(0.0f, e, x > 0.0f ? against : -against);
         tail = x > 0.0f ? -share : share;
     }
 
@@ -184,21 +185,22 @@ __attribute__((noinline)) double lean_block(const float* x, const float* y, cons
 struct Scale {
     float high, low;
 
-    // `low` is 0, and not the NaN of inf - inf, where the scale has no float.
-    explicit Scale(double scale)
-        : high(static_cast<float>(scale)), low(high - high == 0.0f ? static_cast<float>(scale - high) : 0.0f) {}
+    explicit Scale(double scale) : high(static_cast<float>(scale)), low(static_cast<float>(scale - high)) {}
+
+    // Whether no product with it goes beyond float where the other factor does not.
+    bool small() const { return high >= -1.0f && high <= 1.0f; }
 };
 
-// The sum of the parts, times the scale. With kFinite no head is infinite.
+// The sum of the parts, times a small scale. With kFinite no head is infinite.
 template <bool kFinite = false>
 LOSSKIT_INLINE float scaled(float head, float tail, Scale scale) {
-    float rest = multiply_add(tail, scale.high, head * scale.low);
+    float rest = multiply_add(tail, scale.high, (head + tail) * scale.low);
     return head * scale.high + (kFinite || head - head == 0.0f ? rest : 0.0f);
 }
 
 // The same for a loss that takes many operations: one short loop after the other, at most kBlock elements. In a single one
 // the processor waits for each result, because the next element is too far ahead for it to begin with.
-template <class Loss, Lean kWhat>
+template <class Loss, Lean kWhat, bool kSmallScale>
 __attribute__((noinline)) double staged_block(const float* x, const float* y, const float* upstream, float* out, int64_t n,
                                               float parameter, double scale, int& bad) {
     float first[kBlock];
@@ -212,10 +214,11 @@ __attribute__((noinline)) double staged_block(const float* x, const float* y, co
         for (int64_t i = 0; i < n; ++i) {
             float head, tail;
             Loss::slope(x[i], y[i], first[i], parameter, 1.0f, head, tail);
-            if constexpr (kWhat == Lean::each_gradient) {
-                out[i] = scaled(sum_of_parts(head, tail) * upstream[i], 0.0f, parts);
-            } else {
+            if constexpr (kWhat == Lean::value_and_gradient && kSmallScale) {
                 out[i] = scaled<Loss::bounded>(head, tail, parts);
+            } else {
+                float slope = sum_of_parts(head, tail);
+                out[i] = (kWhat == Lean::each_gradient ? slope * upstream[i] : slope) * parts.high;
             }
         }
     }
@@ -242,8 +245,10 @@ inline double lean_chunk(const float* x, const float* y, const float* upstream, 
         float* to = streamed ? written : out ? out + i : nullptr;
         if constexpr (Loss::uses_first == Uses::nothing) {
             sum += lean_block<Loss, kWhat>(x + i, y + i, factors, to, part, parameter, static_cast<float>(scale), bad);
+        } else if (kWhat == Lean::value_and_gradient && Scale(scale).small()) {
+            sum += staged_block<Loss, kWhat, true>(x + i, y + i, factors, to, part, parameter, scale, bad);
         } else {
-            sum += staged_block<Loss, kWhat>(x + i, y + i, factors, to, part, parameter, scale, bad);
+            sum += staged_block<Loss, kWhat, false>(x + i, y + i, factors, to, part, parameter, scale, bad);
         }
         if (streamed) stream_block(written, out + i, part);
     }

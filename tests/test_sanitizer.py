@@ -297,6 +297,8 @@ for dtype, reduction in itertools.product(dtypes, reductions):
 # So large that gradients go around the caches.
 y = torch.rand(8_400_001)
 run(L.mse_loss, torch.rand(8_400_001), y, reduction="sum")
+run(L.kl_div, torch.rand(8_400_001), y, reduction="sum")
+run(L.gaussian_nll_loss, torch.rand(8_400_001), y, 0.1 + y, reduction="mean")
 for shape in ((840_001, 10), (3, 7, 633, 634)):
     run(L.cross_entropy, torch.randn(shape), torch.randint(7, (shape[0], *shape[2:])), reduction="sum")
 # More than one block of an image at a time.
