@@ -71,16 +71,15 @@ LOSSKIT_INLINE float exp_nonpositive(float x) {
     return x < kLeastExponent ? 0.0f : result;
 }
 
-// For sums of many exponentials, whose time is that of these operations. One chain: the next element has one of its own.
+// One chain: the next element has one of its own.
+LOSSKIT_INLINE float exp_polynomial(float r) { return (((kExp6 * r + kExp5) * r + kExp4) * r + kExp3) * r + kExp2; }
+
+// For sums of many exponentials, whose time is that of these operations.
 LOSSKIT_INLINE float exp_of_many(float x) {
     float shifted = x * 1.44269504f + kRound;
     float n = shifted - kRound;
     float r = (x - n * kLn2High) - n * kLn2Low;
-    float p = kExp6;
-    p = p * r + kExp5;
-    p = p * r + kExp4;
-    p = p * r + kExp3;
-    p = p * r + kExp2;
+    float p = exp_polynomial(r);
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     float result = p * float_of(bits_of(shifted) << 23);
@@ -202,12 +201,7 @@ LOSSKIT_INLINE float exp_plain(float x) {
     float shifted = x * 1.44269504f + kRound;
     float n = shifted - kRound;
     float r = (x - n * kLn2High) - n * kLn2Low;
-    float p = kExp6;
-    p = p * r + kExp5;
-    p = p * r + kExp4;
-    p = p * r + kExp3;
-    p = p * r + kExp2;
-    return ((p * (r * r) + r) + 1.0f) * float_of(bits_of(shifted) << 23);
+    return ((exp_polynomial(r) * (r * r) + r) + 1.0f) * float_of(bits_of(shifted) << 23);
 }
 
 // Above 0 the power of two is split, because 2^128 is no float and exp(88.7) is one.
@@ -217,12 +211,7 @@ LOSSKIT_INLINE float exp_any(float x) {
     float shifted = bounded * 1.44269504f + kRound;
     float n = shifted - kRound;
     float r = (bounded - n * kLn2High) - n * kLn2Low;
-    float p = kExp6;
-    p = p * r + kExp5;
-    p = p * r + kExp4;
-    p = p * r + kExp3;
-    p = p * r + kExp2;
-    float y = (p * (r * r) + r) + 1.0f;
+    float y = (exp_polynomial(r) * (r * r) + r) + 1.0f;
     uint32_t one = x > 0.0f ? 1u << 23 : 0u;
     float result = y * float_of((bits_of(shifted) << 23) - one) * float_of(0x3f800000u + one);
     return x < kLeastExponent ? 0.0f : result;
