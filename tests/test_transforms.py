@@ -8,7 +8,7 @@ import oracles
 import pytest
 import torch
 from assertions import assert_as_exact
-from cases import BY_NAME, CASES, KERNEL_DTYPES, REDUCTIONS, VARIANTS, Call, Case, dtype_name
+from cases import ALL_CASES, BY_NAME, CASES, KERNEL_DTYPES, REDUCTIONS, VARIANTS, Call, Case, dtype_name
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -35,6 +35,29 @@ def torch_call(call: Call) -> Call:
 
 
 # torch.func
+
+
+@pytest.mark.parametrize("case", ALL_CASES, ids=repr)
+def test_tensors_around_a_transform(case: Case) -> None:
+    """One that a transform left over, and one that it does not know: where a kernel's node would not do."""
+    leaf = case.make("plain", (3, 4), torch.float32).leaves()
+    wide = leaf.wide().leaves()
+
+    def assert_same(loss: Tensor, factor: Tensor) -> None:
+        """It and its gradient are `factor` times what one call gives, and as exact."""
+        (gradient,) = torch.autograd.grad(loss.sum(), leaf.input)
+        plain, exact = (factor * one.run(case.function) for one in (leaf, wide))
+        assert_as_exact(loss, exact, plain, steps=16)
+        gradients = [torch.autograd.grad(losses.sum(), one.input)[0] for losses, one in ((exact, wide), (plain, leaf))]
+        assert_as_exact(gradient, *gradients, steps=16)
+
+    left = []
+    grad(lambda x: (left.append(x), x.sum())[1])(leaf.input)
+    assert_same(replace(leaf, input=left[0]).run(case.function), torch.tensor(1.0))
+
+    factors = torch.tensor([2.0, 3.0])
+    assert_same(vmap(lambda factor: factor * leaf.run(case.function))(factors), factors)
+
 
 # PyTorch has neither a forward derivative of the backward of these nor a batching rule for it.
 WITHOUT_TRANSFORMS = ("soft_margin_loss",)

@@ -41,8 +41,9 @@ def obstacle(*tensors: Tensor | None) -> str | None:
     for tensor in tensors:
         if tensor is None:
             continue
-        if torch._C._functorch.is_legacy_batchedtensor(tensor):
-            return "a tensor is batched by vmap"
+        reason = _wrapped(tensor)
+        if reason is not None:
+            return reason
         if tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor():
             return "a tensor is a lazy negative, conjugate or zero"
     return None
@@ -58,10 +59,13 @@ def plain_obstacle(*tensors: Tensor | None) -> str | None:
     if reason is not None:
         return reason
     for tensor in tensors:
-        if tensor is not None and tensor.device.type == "meta":
+        if tensor is None:
+            continue
+        if tensor.device.type == "meta":
             return "a tensor is on meta"
-        if tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor):
-            return "a tensor is batched by vmap"
+        reason = _wrapped(tensor)
+        if reason is not None:
+            return reason
     return None
 
 
@@ -101,6 +105,14 @@ def _unusual(*tensors: Tensor | None) -> str | None:
             return f"{type(tensor).__name__} is a subclass of Tensor"
         if tensor.layout != torch.strided:
             return f"a tensor has the layout {tensor.layout}"
+    return None
+
+
+def _wrapped(tensor: Tensor) -> str | None:
+    if torch._C._functorch.is_legacy_batchedtensor(tensor):
+        return "a tensor is batched by vmap"
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return "a tensor is left over from a torch.func transform"
     return None
 
 

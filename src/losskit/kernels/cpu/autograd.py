@@ -150,6 +150,19 @@ class InPlace(Function):
         return grad, None
 
 
+def bound(node: type[Function]) -> Callable[..., Tensor]:
+    """`node.apply` without the part of it that is Python, which costs more than the smallest kernel.
+
+    That part looks for transforms of torch.func and for tensors left over from one; kernels run with neither.
+    """
+    apply: Callable[..., Tensor] = super(Function, node).apply  # type: ignore[misc]  # a method of C++, not annotated
+    return apply
+
+
+join_total, join_several = bound(Total), bound(OfSeveral)
+_join_each, _join_total_of_both, _join_each_of_both = bound(Each), bound(TotalOfBoth), bound(EachOfBoth)
+
+
 def _of_total(ctx: Any, grad_output: Tensor) -> Any:
     if is_grad_enabled():
         return _by_definition(ctx, grad_output)[0]
@@ -238,7 +251,5 @@ def join(
     """The loss as a node of the graph."""
     packed = (loss, grad, target, others, call)
     if target.requires_grad:
-        both = TotalOfBoth if total else EachOfBoth
-        return both.apply(input, target, packed)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
-    one = Total if total else Each
-    return one.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
+        return (_join_total_of_both if total else _join_each_of_both)(input, target, packed)
+    return (join_total if total else _join_each)(input, packed)

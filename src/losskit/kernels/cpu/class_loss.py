@@ -8,7 +8,7 @@ from torch import Tensor
 
 from losskit.core.scores import PLAIN, ClassStats, ScoreOptions
 from losskit.errors import LosskitRuntimeError
-from losskit.kernels.cpu.autograd import InPlace, Total, join
+from losskit.kernels.cpu.autograd import InPlace, join, join_total
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 
@@ -43,7 +43,7 @@ def join_lean_class_loss(
     state = (log_probs, weight, ignore_index, label_smoothing, reduction, function)
     call = (_lean_gradient, _lean_definition, state)
     packed = (result[0], result.pop(), target, () if weight is None else (weight,), call)
-    return Total.apply(input, packed)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
+    return join_total(input, packed)
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from losskit.errors import LosskitRuntimeError
-from losskit.kernels.cpu.autograd import OfSeveral, Total
+from losskit.kernels.cpu.autograd import join_several, join_total
 from losskit.kernels.cpu.extension import dtype_code, ext
 
 # The codes of `Fused` in csrc/kernels.h.
@@ -61,9 +61,9 @@ def join_lean_fused(
     if len(tensors) == 2 and result[1] is None:
         # The node of one gradient costs less next to the smallest loss.
         packed = (loss, result[0], tensors[1], (), (_lean_gradient, _lean_definition, state))
-        return Total.apply(tensors[0], packed)  # type: ignore[no-untyped-call, no-any-return]  # as below
+        return join_total(tensors[0], packed)
     call = (_lean_gradients, _lean_definition, state)
-    return OfSeveral.apply((loss, result, (), call), *tensors)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
+    return join_several((loss, result, (), call), *tensors)
 
 
 def _lean_gradient(state: Any, saved: tuple[Tensor, ...], upstream: float) -> Tensor | None:
@@ -207,4 +207,4 @@ def fused(
     others = tuple(factor for factor in factors if factor is not None)
     call = (gradients, lambda _, *tensors: definition(*tensors), None)
     packed = (loss, grads if total else None, others, call)
-    return OfSeveral.apply(packed, *tensors)  # type: ignore[no-untyped-call, no-any-return]  # apply has no annotations
+    return join_several(packed, *tensors)
