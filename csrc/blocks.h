@@ -95,6 +95,24 @@ constexpr int64_t kTileRoom = 16;
 #endif
 #endif
 
+// The first `count` classes of rows that lie `step` apart, one by one.
+inline void rows_in(const float* from, float* to, float* maxima, int64_t rows, int64_t count, int64_t step, int64_t stride) {
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t k = 0; k < count; ++k) {
+            float v = from[i * step + k];
+            to[k * stride + i] = v;
+            if (maxima) maxima[i] = v > maxima[i] ? v : maxima[i];
+        }
+    }
+}
+
+inline void rows_out(const float* from, const float* factors, float* to, int64_t rows, int64_t count, int64_t step,
+                     int64_t stride) {
+    for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t k = 0; k < count; ++k) to[i * step + k] = from[k * stride + i] * (factors ? factors[i] : 1.0f);
+    }
+}
+
 #ifdef LOSSKIT_SHUFFLEVECTOR
 typedef float Vector4 __attribute__((vector_size(16)));
 
@@ -172,24 +190,54 @@ LOSSKIT_INLINE void transpose_tile(Vector8* tile) {
 }
 #endif
 
-// `count` rows of the tile are there; `from` and `to` have the distances between rows.
+// The first `count` rows of a tile, which lie `step` apart.
 template <class Vector>
-LOSSKIT_INLINE void move_tile(const float* from, int64_t from_step, int64_t from_count, float* to, int64_t to_step,
-                              int64_t to_count) {
-    constexpr int64_t width = kWidth<Vector>;
-    Vector tile[width];
+LOSSKIT_INLINE void load_tile(Vector* tile, const float* from, int64_t step, int64_t count) {
 #pragma GCC unroll 16
-    for (int64_t j = 0; j < width; ++j) {
+    for (int64_t j = 0; j < kWidth<Vector>; ++j) {
         Vector row{};
-        if (j < from_count) std::memcpy(&row, from + j * from_step, sizeof(Vector));
+        if (j < count) std::memcpy(&row, from + j * step, sizeof(Vector));
         tile[j] = row;
     }
-    transpose_tile(tile);
+}
+
+template <class Vector>
+LOSSKIT_INLINE void store_tile(const Vector* tile, float* to, int64_t step, int64_t count) {
 #pragma GCC unroll 16
-    for (int64_t j = 0; j < width; ++j) {
+    for (int64_t j = 0; j < kWidth<Vector>; ++j) {
         Vector row = tile[j];
-        if (j < to_count) std::memcpy(to + j * to_step, &row, sizeof(Vector));
+        if (j < count) std::memcpy(to + j * step, &row, sizeof(Vector));
     }
+}
+
+// Rows that lie `step` apart become `count` columns; `maxima`, one per row, are raised to what is in them.
+template <class Vector>
+LOSSKIT_INLINE void tile_in(const float* from, int64_t step, float* to, float* maxima, int64_t stride, int64_t count) {
+    Vector tile[kWidth<Vector>], most;
+    load_tile(tile, from, step, kWidth<Vector>);
+    transpose_tile(tile);
+    store_tile(tile, to, stride, count);
+    if (!maxima) return;
+    std::memcpy(&most, maxima, sizeof(Vector));
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < kWidth<Vector>; ++j) {
+        if (j < count) most = tile[j] > most ? tile[j] : most;
+    }
+    std::memcpy(maxima, &most, sizeof(Vector));
+}
+
+// `count` columns, each times its row's factor, become rows that lie `step` apart.
+template <class Vector>
+LOSSKIT_INLINE void tile_out(const float* from, const float* factors, int64_t stride, int64_t count, float* to, int64_t step) {
+    Vector tile[kWidth<Vector>], factor;
+    load_tile(tile, from, stride, count);
+    if (factors) {
+        std::memcpy(&factor, factors, sizeof(Vector));
+#pragma GCC unroll 16
+        for (int64_t j = 0; j < kWidth<Vector>; ++j) tile[j] *= factor;
+    }
+    transpose_tile(tile);
+    store_tile(tile, to, step, kWidth<Vector>);
 }
 
 // How many columns the tiles of the `rest` classes after the last whole tile have.
@@ -198,93 +246,84 @@ LOSSKIT_INLINE int64_t columns_of_rest(int64_t rest) {
     return kWidth<Vector> == 8 && rest <= 4 ? 4 : kWidth<Vector>;
 }
 
-// to[k * stride + i] = from[i * classes + k]
 template <class Vector>
-inline void transpose_in_tiles(const float* from, int64_t room, float* to, int64_t rows, int64_t classes, int64_t stride) {
+inline void transpose_in_tiles(const float* from, int64_t room, float* to, float* maxima, int64_t rows, int64_t classes,
+                               int64_t stride) {
     constexpr int64_t width = kWidth<Vector>;
     const int64_t whole = classes / width * width, rest = classes - whole;
     const int64_t columns = columns_of_rest<Vector>(rest);
     int64_t i = 0;
     for (; i + width <= rows; i += width) {
+        float* most = maxima ? maxima + i : nullptr;
         for (int64_t k = 0; k < whole; k += width) {
-            move_tile<Vector>(from + i * classes + k, classes, width, to + k * stride + i, stride, width);
+            tile_in<Vector>(from + i * classes + k, classes, to + k * stride + i, most, stride, width);
         }
         if (rest == 0) continue;
         const float* source = from + i * classes + whole;
         float* target = to + whole * stride + i;
         if ((i + width - 1) * classes + whole + columns > room) {
-            for (int64_t r = 0; r < width; ++r) {
-                for (int64_t c = 0; c < rest; ++c) target[c * stride + r] = source[r * classes + c];
-            }
+            rows_in(source, target, most, width, rest, classes, stride);
         } else if (columns == width) {
-            move_tile<Vector>(source, classes, width, target, stride, rest);
+            tile_in<Vector>(source, classes, target, most, stride, rest);
         } else {
-            move_tile<Vector4>(source, classes, 4, target, stride, rest);
-            move_tile<Vector4>(source + 4 * classes, classes, 4, target + 4, stride, rest);
+            tile_in<Vector4>(source, classes, target, most, stride, rest);
+            tile_in<Vector4>(source + 4 * classes, classes, target + 4, most ? most + 4 : nullptr, stride, rest);
         }
     }
-    for (; i < rows; ++i) {
-        for (int64_t k = 0; k < classes; ++k) to[k * stride + i] = from[i * classes + k];
-    }
+    rows_in(from + i * classes, to + i, maxima ? maxima + i : nullptr, rows - i, classes, classes, stride);
 }
 
-// to[i * classes + k] = from[k * stride + i]
 template <class Vector>
-inline void transpose_out_tiles(const float* from, float* to, int64_t room, int64_t rows, int64_t classes, int64_t stride) {
+inline void transpose_out_tiles(const float* from, const float* factors, float* to, int64_t room, int64_t rows, int64_t classes,
+                                int64_t stride) {
     constexpr int64_t width = kWidth<Vector>;
     const int64_t whole = classes / width * width, rest = classes - whole;
     const int64_t columns = columns_of_rest<Vector>(rest);
     int64_t i = 0;
     for (; i + width <= rows; i += width) {
+        const float* factor = factors ? factors + i : nullptr;
         // The last classes first: what they spill is the first classes of the next row.
         const float* source = from + whole * stride + i;
         float* target = to + i * classes + whole;
         if ((i + width - 1) * classes + whole + columns > room) {
-            for (int64_t r = 0; r < width; ++r) {
-                for (int64_t c = 0; c < rest; ++c) target[r * classes + c] = source[c * stride + r];
-            }
+            rows_out(source, factor, target, width, rest, classes, stride);
         } else if (rest != 0 && columns == width) {
-            move_tile<Vector>(source, stride, rest, target, classes, width);
+            tile_out<Vector>(source, factor, stride, rest, target, classes);
         } else if (rest != 0) {
-            move_tile<Vector4>(source, stride, rest, target, classes, 4);
-            move_tile<Vector4>(source + 4, stride, rest, target + 4 * classes, classes, 4);
+            tile_out<Vector4>(source, factor, stride, rest, target, classes);
+            tile_out<Vector4>(source + 4, factor ? factor + 4 : nullptr, stride, rest, target + 4 * classes, classes);
         }
         for (int64_t k = 0; k < whole; k += width) {
-            move_tile<Vector>(from + k * stride + i, stride, width, to + i * classes + k, classes, width);
+            tile_out<Vector>(from + k * stride + i, factor, stride, width, to + i * classes + k, classes);
         }
     }
-    for (; i < rows; ++i) {
-        for (int64_t k = 0; k < classes; ++k) to[i * classes + k] = from[k * stride + i];
-    }
-}
-
-__attribute__((noinline)) void transpose_in(const float* from, int64_t room, float* to, int64_t rows, int64_t classes,
-                                            int64_t stride) {
-    if (classes <= 4) return transpose_in_tiles<Vector4>(from, room, to, rows, classes, stride);
-    if (classes <= 8) return transpose_in_tiles<Vector8>(from, room, to, rows, classes, stride);
-    return transpose_in_tiles<Vector16>(from, room, to, rows, classes, stride);
-}
-
-__attribute__((noinline)) void transpose_out(const float* from, float* to, int64_t room, int64_t rows, int64_t classes,
-                                             int64_t stride) {
-    if (classes <= 4) return transpose_out_tiles<Vector4>(from, to, room, rows, classes, stride);
-    if (classes <= 8) return transpose_out_tiles<Vector8>(from, to, room, rows, classes, stride);
-    return transpose_out_tiles<Vector16>(from, to, room, rows, classes, stride);
-}
-
-#else
-void transpose_in(const float* from, int64_t, float* to, int64_t rows, int64_t classes, int64_t stride) {
-    for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t k = 0; k < classes; ++k) to[k * stride + i] = from[i * classes + k];
-    }
-}
-
-void transpose_out(const float* from, float* to, int64_t, int64_t rows, int64_t classes, int64_t stride) {
-    for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t k = 0; k < classes; ++k) to[i * classes + k] = from[k * stride + i];
-    }
+    rows_out(from + i, factors ? factors + i : nullptr, to + i * classes, rows - i, classes, classes, stride);
 }
 #endif
+
+// to[k * stride + i] = from[i * classes + k]; where `maxima` is given, maxima[i] is raised to the largest of row i.
+__attribute__((noinline)) void transpose_in(const float* from, int64_t room, float* to, float* maxima, int64_t rows,
+                                            int64_t classes, int64_t stride) {
+#ifdef LOSSKIT_SHUFFLEVECTOR
+    if (classes <= 4) return transpose_in_tiles<Vector4>(from, room, to, maxima, rows, classes, stride);
+    if (classes <= 8) return transpose_in_tiles<Vector8>(from, room, to, maxima, rows, classes, stride);
+    return transpose_in_tiles<Vector16>(from, room, to, maxima, rows, classes, stride);
+#else
+    rows_in(from, to, maxima, rows, classes, classes, stride);
+#endif
+}
+
+// to[i * classes + k] = from[k * stride + i], times factors[i] where `factors` is given.
+__attribute__((noinline)) void transpose_out(const float* from, const float* factors, float* to, int64_t room, int64_t rows,
+                                             int64_t classes, int64_t stride) {
+#ifdef LOSSKIT_SHUFFLEVECTOR
+    if (classes <= 4) return transpose_out_tiles<Vector4>(from, factors, to, room, rows, classes, stride);
+    if (classes <= 8) return transpose_out_tiles<Vector8>(from, factors, to, room, rows, classes, stride);
+    return transpose_out_tiles<Vector16>(from, factors, to, room, rows, classes, stride);
+#else
+    rows_out(from, factors, to, rows, classes, classes, stride);
+#endif
+}
 
 // Memory of this size does not stay in the caches: what is written to it goes around them, because a store into a cache
 // reads the line first.

@@ -652,34 +652,43 @@ struct Positions {
     const float* m;
 };
 
+// Returns how many count.
 template <class Index>
-inline void gather_targets(const ClassArgs& a, Positions& p, const Index* target, int64_t n) {
+inline int64_t gather_targets(const ClassArgs& a, Positions& p, const Index* target, int64_t n) {
     const int64_t ignored = a.ignore_index, classes = a.classes;
+    int32_t counted = 0;
     // Of the next block.
     prefetch_read(target + n, n * static_cast<int64_t>(sizeof(Index)));
-#pragma omp simd
+#pragma omp simd reduction(+ : counted)
     for (int64_t i = 0; i < n; ++i) {
         int64_t t = target[i];
         int32_t counts = t != ignored;
+        counted += counts;
         p.counts[i] = counts;
         // Of a sample that does not count the index may be anything.
         p.target[i] = counts ? static_cast<int32_t>(within(t, classes)) : 0;
     }
+    return counted;
 }
 
 // What the samples first … first + n bring along. No branch inside a loop: this runs once per sample, and with few
-// classes that is as often as an exponential.
-inline void gather_positions(const ClassArgs& a, const Share& share, Positions& p, const float* x, int64_t stride,
+// classes that is as often as an exponential. True, and no factors, where each is 1.
+inline bool gather_positions(const ClassArgs& a, const Share& share, Positions& p, const float* x, int64_t stride,
                              int64_t n, int64_t first) {
+    int64_t counted = 0;
     if (a.kind == Targets::probabilities) {
         for (int64_t i = 0; i < n; ++i) {
             p.target[i] = 0;
             p.counts[i] = 1;
         }
     } else if (a.target_dtype == DType::uint8) {
-        gather_targets(a, p, static_cast<const uint8_t*>(a.target) + first, n);
+        counted = gather_targets(a, p, static_cast<const uint8_t*>(a.target) + first, n);
     } else {
-        gather_targets(a, p, static_cast<const int64_t*>(a.target) + first, n);
+        counted = gather_targets(a, p, static_cast<const int64_t*>(a.target) + first, n);
+    }
+    if (counted == n && a.label_smoothing == 0.0f && !a.weight && !a.row_mask && !a.row_weight && !a.grad_output) {
+        for (int64_t i = 0; i < n; ++i) p.below[i] = p.m[i] - x[p.target[i] * stride + i];
+        return true;
     }
     if (a.row_mask) {
         const uint8_t* mask = a.row_mask + first;
@@ -706,7 +715,7 @@ inline void gather_positions(const ClassArgs& a, const Share& share, Positions& 
     }
     if (a.kind == Targets::probabilities) {
         for (int64_t i = 0; i < n; ++i) p.c[i] = p.below[i] = 0.0f;
-        return;
+        return false;
     }
     const float keep = share.keep;
 #pragma omp simd
@@ -726,6 +735,7 @@ inline void gather_positions(const ClassArgs& a, const Share& share, Positions& 
             p.target_share[i] *= a.weight[p.target[i]];
         }
     }
+    return false;
 }
 
 // The place of a block in the tensors.
@@ -850,6 +860,23 @@ __attribute__((noinline)) void exps_of_classes(int64_t count, float* x, int64_t 
     }
 }
 
+// What `softmax_positions` comes to where every factor is 1: the same numbers.
+inline double finish_plain(Positions& p, double scale, int64_t n) {
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) p.of_target[i] = exp_of_many(-p.below[i]);
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < n; ++i) {
+        double loss = static_cast<double>(p.below[i]) + p.log_s[i];
+        p.part[i] = static_cast<float>(loss);
+        sum += loss;
+        double per_unit = 1.0 / p.s[i] * scale;
+        p.factor[i] = static_cast<float>(per_unit);
+        p.of_target[i] = static_cast<float>(per_unit * p.of_target[i] - scale);
+    }
+    return sum;
+}
+
 // `q` is laid out as `x`, and unused unless the shares are per element. p.m holds the maxima. Returns the sum of the losses
 // and leaves each in p.part; with a gradient wanted, fills in what `finish_class` needs.
 template <Shares kShares>
@@ -857,10 +884,9 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
                                 int64_t stride, int64_t n, const Place& place, const NextPositions& next) {
     const int64_t classes = a.classes;
     // Before the exponentials, which take the place of x.
-    gather_positions(a, share, p, x, stride, n, place.first);
+    const bool plain = gather_positions(a, share, p, x, stride, n, place.first);
     double every_total = 0.0;
     for (int64_t k = 0; k < classes; ++k) every_total += share.uniform * weight_of(a, k);
-    for (int64_t i = 0; i < n; ++i) p.s[i] = 0.0;
     if constexpr (kShares != Shares::none) {
         for (int64_t i = 0; i < n; ++i) p.distance[i] = p.share_total[i] = 0.0;
     }
@@ -882,8 +908,13 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
             case DType::float16: exps_of_classes<float16>(more, row, stride, p.m, p.part, n, k, place.k_step, next); break;
             default: exps_of_classes<float>(more, row, stride, p.m, p.part, n, k, place.k_step, next);
         }
+        if (k == 0) {
 #pragma omp simd
-        for (int64_t i = 0; i < n; ++i) p.s[i] += p.part[i];
+            for (int64_t i = 0; i < n; ++i) p.s[i] = p.part[i];
+        } else {
+#pragma omp simd
+            for (int64_t i = 0; i < n; ++i) p.s[i] += p.part[i];
+        }
     }
     int64_t sure = 0;
     for (int64_t i = 0; i < n; ++i) sure += p.s[i] < kSure;
@@ -895,8 +926,10 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
         p.part[i] = static_cast<float>(p.s[i] - 1.0);
         p.whole[i] = static_cast<float>(p.s[i]);
     }
+    if (!plain) {
 #pragma omp simd reduction(+ : undefined)
-    for (int64_t i = 0; i < n; ++i) undefined += (p.counts[i] == 0) & !(p.part[i] == p.part[i]);
+        for (int64_t i = 0; i < n; ++i) undefined += (p.counts[i] == 0) & !(p.part[i] == p.part[i]);
+    }
     if (undefined) {
         // NaN in a sample that does not count, times its factor 0.
         for (int64_t i = 0; i < n; ++i) {
@@ -913,6 +946,7 @@ inline double softmax_positions(const ClassArgs& a, const Share& share, Position
     }
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) p.log_s[i] = log_of_sum(p.part[i], p.whole[i]);
+    if (plain) return finish_plain(p, a.scale, n);
     if (a.kind == Targets::indices) {
 #pragma omp simd
         for (int64_t i = 0; i < n; ++i) {
@@ -989,13 +1023,15 @@ template <Shares kShares>
 inline void finish_short_rows(const ClassArgs& a, const Share& share, const Positions& p, float* x, const float* q,
                               float* linear, int64_t stride, int64_t n, const Place& place) {
     const int64_t classes = a.classes;
-    for (int64_t k = 0; k < classes; ++k) {
-        float* e = x + k * stride;
-        finish_class<float, kShares, false>(p, e, q + k * stride, share.uniform * weight_of(a, k), k, e, n);
+    if constexpr (kShares != Shares::none) {
+        for (int64_t k = 0; k < classes; ++k) {
+            float* e = x + k * stride;
+            finish_class<float, kShares, false>(p, e, q + k * stride, share.uniform * weight_of(a, k), k, e, n);
+        }
     }
     const bool streamed = is_streamed(a), direct = a.dtype == DType::float32 && !streamed;
     float* to = direct ? static_cast<float*>(a.grad) + place.at : linear;
-    transpose_out(x, to, n * classes + (direct ? 0 : kTileRoom), n, classes, stride);
+    transpose_out(x, kShares == Shares::none ? p.factor : nullptr, to, n * classes + (direct ? 0 : kTileRoom), n, classes, stride);
     if constexpr (kShares != Shares::per_element) {
         // A choice in every class would cost more than this: the block is still in the cache.
         for (int64_t i = 0; i < n; ++i) to[i * classes + p.target[i]] = p.of_target[i];
@@ -1092,16 +1128,11 @@ inline void softmax_short_rows(const ClassArgs& a) {
             const int64_t n = end - first < step ? end - first : step;
             const Place place{first, first * classes, 0};
             const float* floats = as_floats(a.input, a.dtype, place.at, linear, n * classes);
-            transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), x, n, classes, stride);
             for (int64_t i = 0; i < n; ++i) m[i] = -kInfinity;
-            for (int64_t k = 0; k < classes; ++k) {
-                const float* row = x + k * stride;
-#pragma omp simd
-                for (int64_t i = 0; i < n; ++i) m[i] = row[i] > m[i] ? row[i] : m[i];
-            }
+            transpose_in(floats, n * classes + (floats == linear ? kTileRoom : 0), x, m, n, classes, stride);
             if constexpr (needs_q) {
                 const float* shares = as_floats(a.target, a.dtype, place.at, linear, n * classes);
-                transpose_in(shares, n * classes + (shares == linear ? kTileRoom : 0), q, n, classes, stride);
+                transpose_in(shares, n * classes + (shares == linear ? kTileRoom : 0), q, nullptr, n, classes, stride);
                 for (int64_t k = 0; k < classes; ++k) position_shares(a, share, q + k * stride, k, n);
             }
             sum += softmax_positions<kShares>(a, share, p, x, q, stride, n, place, {a.input, x, m, 0});

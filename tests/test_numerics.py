@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import oracles
 import pytest
@@ -458,6 +458,39 @@ def test_size_changes_no_bit(name: str, shape: tuple[int, ...]) -> None:
             assert_same_bits(torch.autograd.grad(own.sum(), part.input)[0], gradient[here])
             if reduction == "none":
                 assert_same_bits(own, loss[here])
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
+@pytest.mark.parametrize("shape", [(1000, 10), (301, 3), (70, 100), (2, 7, 33, 35)], ids=str)
+def test_factors_of_one_change_no_bit(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Blocks in which each sample counts once are computed without factors; one that is left out takes them to its block."""
+    leaf = (4 * torch.randn(shape)).to(dtype).requires_grad_()
+    samples = (shape[0], *shape[2:])
+    target = torch.randint(shape[1], samples)
+    one = (0,) * len(samples)
+    left_out = target.clone()
+    left_out[one] = -100
+    others = torch.arange(target.numel()).reshape(samples) != 0
+
+    def results(target: Tensor, **options: Any) -> list[Tensor]:
+        found = []
+        for reduction in ("none", "sum"):
+            loss = F.cross_entropy(leaf, target, reduction=reduction, backend="cpu", **options)
+            found += [loss.detach(), torch.autograd.grad(loss.sum(), leaf)[0].movedim(1, -1)]
+        return found
+
+    plain = results(target)
+    ones = {"weight": torch.ones(shape[1], dtype=dtype)}, {"sample_weight": torch.ones(samples)}, {"mask": others | True}
+    for options in ones:
+        for before, after in zip(plain, results(target, **options), strict=True):
+            assert_same_bits(after, before)
+    each, each_gradient, total, gradient = results(left_out)
+    assert_same_bits(each[others], plain[0][others])
+    assert_same_bits(each_gradient[others], plain[1][others])
+    assert_same_bits(gradient[others], plain[3][others])
+    assert each[one] == 0.0 and not gradient[one].any() and not each_gradient[one].any()
+    assert_as_exact(total, plain[0][others].double().sum(), scale=float(plain[2]))
 
 
 class Several(NamedTuple):
