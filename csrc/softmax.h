@@ -96,7 +96,7 @@ inline int64_t blocks_of_positions(const ClassArgs& a) {
 
 inline int64_t blocks_per_chunk(const ClassArgs& a) {
     const int64_t blocks = blocks_of_positions(a) * (a.inner == 1 ? 1 : a.outer), share = blocks / 128;
-    return share < 1 ? 1 : share > 8 ? 8 : share;
+    return share < 1 ? 1 : share > 16 ? 16 : share;
 }
 
 // How many samples a chunk has; one of images has no samples of two.
