@@ -76,7 +76,8 @@ def chosen(names: Sequence[str], pattern: str | None, build: bool) -> list[Workl
     if not found and (names or pattern is not None):
         if not build and "build" in names:
             raise CommandError("the workload 'build' takes a minute and a network; ask for it with --build.")
-        raise CommandError(f"no workload matches {pattern!r}; there are: {', '.join(known)}.")
+        among = f" of {', '.join(names)}" if names else ""
+        raise CommandError(f"no workload{among} matches {pattern!r}; there are: {', '.join(known)}.")
     return found
 
 

@@ -491,6 +491,8 @@ def test_pattern_without_match(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith(
         "benchmarks: no workload matches 'no_such_workload*'; there are: cross_entropy_vocab,"
     )
+    assert command.main(["nll", "--only", "bce_*"]) == 2
+    assert capsys.readouterr().err.startswith("benchmarks: no workload of nll matches 'bce_*'; there are:")
 
 
 def test_unwritable_report_is_refused_before_measuring(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
