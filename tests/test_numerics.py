@@ -464,7 +464,7 @@ def test_size_changes_no_bit(name: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES, ids=dtype_name)
 @pytest.mark.parametrize("shape", [(1000, 10), (301, 3), (70, 100), (2, 7, 33, 35)], ids=str)
 def test_factors_of_one_change_no_bit(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    """Blocks in which each sample counts once are computed without factors; one that is left out takes them to its block."""
+    """Blocks in which each sample counts once are computed without factors; one left out brings them to its block."""
     leaf = (4 * torch.randn(shape)).to(dtype).requires_grad_()
     samples = (shape[0], *shape[2:])
     target = torch.randint(shape[1], samples)
@@ -481,15 +481,16 @@ def test_factors_of_one_change_no_bit(shape: tuple[int, ...], dtype: torch.dtype
         return found
 
     plain = results(target)
-    ones = {"weight": torch.ones(shape[1], dtype=dtype)}, {"sample_weight": torch.ones(samples)}, {"mask": others | True}
-    for options in ones:
-        for before, after in zip(plain, results(target, **options), strict=True):
+    ones = {"weight": torch.ones(shape[1], dtype=dtype), "sample_weight": torch.ones(samples), "mask": others | True}
+    for name, option in ones.items():
+        for before, after in zip(plain, results(target, **{name: option}), strict=True):
             assert_same_bits(after, before)
     each, each_gradient, total, gradient = results(left_out)
     assert_same_bits(each[others], plain[0][others])
     assert_same_bits(each_gradient[others], plain[1][others])
     assert_same_bits(gradient[others], plain[3][others])
-    assert each[one] == 0.0 and not gradient[one].any() and not each_gradient[one].any()
+    assert_same_bits(torch.stack([gradient[one], each_gradient[one]]), torch.zeros(2, shape[1], dtype=dtype))
+    assert each[one] == 0.0
     assert_as_exact(total, plain[0][others].double().sum(), scale=float(plain[2]))
 
 

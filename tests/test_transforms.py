@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import oracles
@@ -10,8 +11,9 @@ import torch
 from assertions import assert_as_exact
 from cases import ALL_CASES, BY_NAME, CASES, KERNEL_DTYPES, REDUCTIONS, VARIANTS, Call, Case, dtype_name
 from torch import Tensor
+from torch._dynamo import compiled_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import functionalize, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing._internal.two_tensor import TwoTensor
 
@@ -57,6 +59,35 @@ def test_tensors_around_a_transform(case: Case) -> None:
 
     factors = torch.tensor([2.0, 3.0])
     assert_same(vmap(lambda factor: factor * leaf.run(case.function))(factors), factors)
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_tensors_left_over_from_functionalize(case: Case) -> None:
+    call = case.make("plain", (3, 4), torch.float32)
+
+    def left_over(tensor: Tensor) -> Tensor:
+        left = []
+        functionalize(lambda x: (left.append(x), x.sum())[1])(tensor)
+        return left[0]
+
+    weight = torch.rand(case.loss_shape(call))
+    loss = replace(call, input=left_over(call.input)).run(case.function, sample_weight=left_over(weight))
+    expected = call.run(case.function, sample_weight=weight)
+    assert_as_exact(torch._from_functional_tensor(loss), expected.double(), steps=16)
+
+
+# Torch asks every tensor that it traces for its gradient, and hides the warning about it from all but -W error.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_compiled_backward_of_an_eager_loss(case: Case) -> None:
+    leaf = case.make("plain", (3, 4), torch.float32).leaves()
+    for reduction in ("none", "mean"):
+        (expected,) = torch.autograd.grad(leaf.run(case.function, reduction=reduction).sum(), leaf.input)
+        total = leaf.run(case.function, reduction=reduction).sum()
+        leaf.input.grad = None
+        with compiled_autograd._enable(partial(torch.compile, backend="aot_eager")):
+            total.backward()
+        assert_as_exact(leaf.input.grad, expected.double(), steps=16)
 
 
 # PyTorch has neither a forward derivative of the backward of these nor a batching rule for it.

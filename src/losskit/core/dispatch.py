@@ -111,7 +111,7 @@ def _unusual(*tensors: Tensor | None) -> str | None:
 def _wrapped(tensor: Tensor) -> str | None:
     if torch._C._functorch.is_legacy_batchedtensor(tensor):
         return "a tensor is batched by vmap"
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor) or torch._is_functional_tensor(tensor):
         return "a tensor is left over from a torch.func transform"
     return None
 

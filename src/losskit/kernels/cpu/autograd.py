@@ -7,11 +7,13 @@ loss.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, is_grad_enabled
 from torch.autograd import Function
+from torch.compiler import is_compiling
 
 from losskit.core.dispatch import obstacle
 from losskit.errors import LosskitRuntimeError
@@ -164,7 +166,8 @@ _join_each, _join_total_of_both, _join_each_of_both = bound(Each), bound(TotalOf
 
 
 def _of_total(ctx: Any, grad_output: Tensor) -> Any:
-    if is_grad_enabled():
+    # Compiled autograd traces this, and cannot look into the extension.
+    if is_grad_enabled() or is_compiling():
         return _by_definition(ctx, grad_output)[0]
     # The only reference, so that a leaf's .grad takes the buffer instead of copying it.
     grad, ctx.grad = ctx.grad, None
@@ -187,7 +190,7 @@ def _of_each(ctx: Any, grad_output: Tensor) -> Any:
 
 def _of_several(ctx: Any, grad_output: Tensor) -> list[Tensor | None]:
     needs = ctx.needs_input_grad[1:]
-    if is_grad_enabled():
+    if is_grad_enabled() or is_compiling():
         return _several_by_definition(ctx, grad_output, needs)
     total = ctx.grads is not None
     if total and ctx.grads:
@@ -229,6 +232,8 @@ def differentiated(
     """The gradients by the definition: differentiable, for create_graph=True, and for any kind of grad_output."""
     create_graph = is_grad_enabled()
     _, definition, state = call
+    if is_compiling():
+        return _traced(partial(definition, state), tensors, needs, grad_output)
     with torch.enable_grad():
         # Views, at which differentiation ends: one tensor may have been computed from another, or be the other, and
         # what flows between them is the graph's business.
@@ -236,6 +241,21 @@ def differentiated(
         loss = definition(state, *own)
     needed = [tensor for tensor, need in zip(own, needs, strict=True) if need]
     grads = iter(torch.autograd.grad(loss, needed, grad_output, create_graph=create_graph))
+    return [next(grads) if need else None for need in needs]
+
+
+def _traced(
+    definition: Callable[..., Tensor], tensors: tuple[Tensor, ...], needs: tuple[bool, ...], grad_output: Tensor
+) -> list[Tensor | None]:
+    """The same where compiled autograd traces the backward pass: dynamo takes torch.func into its graph."""
+
+    def loss(*needed: Tensor) -> Tensor:
+        own = iter(needed)
+        return definition(*(next(own) if need else tensor for tensor, need in zip(tensors, needs, strict=True)))
+
+    needed = [tensor for tensor, need in zip(tensors, needs, strict=True) if need]
+    _, gradient = torch.func.vjp(loss, *needed)  # type: ignore[misc]  # three with has_aux
+    grads = iter(gradient(grad_output))
     return [next(grads) if need else None for need in needs]
 
 
