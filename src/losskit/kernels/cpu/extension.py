@@ -96,7 +96,7 @@ def _connect() -> None:
             "interpreter": torch._C._functorch.peek_interpreter_stack,
             "dispatch_modes": torch._C._len_torch_dispatch_stack,
             "function_modes": torch._C._len_torch_function_stack,
-            "tracing": torch._C._get_tracing_state,
+            "tracing": torch._C._is_tracing,
             "autocast": torch._C._is_any_autocast_enabled,
             "grad_enabled": torch.is_grad_enabled,
             "threads": torch.get_num_threads,
